@@ -1,0 +1,157 @@
+"""plan.py: the rules of the data model, printing, and the encoding."""
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusedsplit.plan import (
+    LINEAR,
+    PLAN_VERSION,
+    Activation,
+    Const,
+    Dense,
+    Live,
+    Merge,
+    Mix,
+    Param,
+    Plan,
+    PlanError,
+    Range,
+    Row,
+    Value,
+)
+
+RELU = Activation("relu")
+
+
+def every_step() -> Plan:
+    """A plan with every kind of step and operand."""
+    values = (
+        Value(6, "input"),
+        Value(8, "hidden"),
+        Value(2, "hidden"),
+        Value(2, "hidden"),
+        Value(5, "output"),
+        Value(4, "output"),
+    )
+    params = (Param((6, 8)), Param((8,)), Param((4, 4)), Param((4,)), Param((8, 2)))
+    steps = (
+        Dense(Range(0, 0, 6), 0, 1, RELU, Range(1, 0, 8)),
+        Dense(Range(1, 0, 8), 4, None, LINEAR, Range(2, 0, 2), Live(0, "leading")),
+        Row("softmax", Range(2, 0, 2), Range(3, 0, 2)),
+        Mix(Range(3, 0, 2), (Range(1, 0, 4), Range(1, 4, 8)), Range(4, 0, 4)),
+        Row("max", Range(1, 2, 7), Range(4, 4, 5)),
+        Merge(
+            "mul",
+            ((Range(1, 0, 4), 1.0), (Range(1, 3, 4), -0.5)),
+            3,
+            Const(1.0),
+            Activation("elu", 1.5),
+            Range(5, 0, 4),
+        ),
+    )
+    return Plan(values, params, steps, points=1)
+
+
+def test_every_step_is_valid_and_survives_encoding():
+    plan = every_step().validate()
+    assert Plan.decode(plan.encode()) == plan
+
+
+def test_printing_names_values_ranges_and_params():
+    text = str(every_step())
+    for line in (
+        "h0 = relu(x0 @ p0 + p1)",
+        "h1 = h0.leading(point 0) @ p4",
+        "h2 = row_softmax(h1)",
+        "y0[0:4] = mix(h2; h0[0:4], h0[4:8])",
+        "y0[4:5] = row_max(h0[2:7])",
+        "y1 = elu(1.5)(mul(h0[0:4], -0.5 h0[3:4]) * p3 + 1)",
+    ):
+        assert line in text
+
+
+def test_flops_counts_the_products():
+    assert every_step().flops() == 2 * (6 * 8 + 8 * 2)
+
+
+def _step(index: int, **changes):
+    plan = every_step()
+    steps = list(plan.steps)
+    steps[index] = dataclasses.replace(steps[index], **changes)
+    return dataclasses.replace(plan, steps=tuple(steps))
+
+
+BROKEN = {
+    "read before written": (_step(0, src=Range(1, 0, 6)), "written before it is read"),
+    "written twice": (_step(4, dst=Range(4, 3, 4)), "columns that no earlier step wrote"),
+    "an input written": (_step(2, dst=Range(0, 0, 2)), "columns that no earlier step wrote"),
+    "range past the value": (_step(0, src=Range(0, 0, 7)), "within 6 columns"),
+    "empty range": (_step(4, src=Range(1, 2, 2)), "non-empty range"),
+    "unknown value": (_step(0, src=Range(9, 0, 6)), "a value below 6"),
+    "kernel of another shape": (_step(0, kernel=2), r"a param of shape \(6, 8\)"),
+    "unknown param": (_step(0, kernel=7), "a param below 5"),
+    "bias of another shape": (_step(0, bias=3), r"a param of shape \(8,\)"),
+    "unknown activation": (_step(0, activation=Activation("mish")), "an activation of"),
+    "infinite alpha": (_step(5, activation=Activation("elu", math.inf)), "finite activation parameter"),
+    "unknown point": (_step(1, live=Live(1, "leading")), "a point input"),
+    "softmax into another width": (_step(2, src=Range(1, 0, 3)), "a destination of width 3"),
+    "mean into several columns": (_step(2, op="mean"), "a destination of width 1"),
+    "gate of another width": (_step(3, gate=Range(1, 0, 3)), "a gate of width 2"),
+    "experts of different widths": (_step(3, experts=(Range(1, 0, 4), Range(1, 4, 7))), "experts of width 4"),
+    "merge of different widths": (
+        _step(5, srcs=((Range(1, 0, 4), 1.0), (Range(1, 0, 3), 1.0))),
+        "width 1 or 4",
+    ),
+    "merge of nothing": (_step(5, srcs=()), "at least one source"),
+    "scale not a number": (_step(5, srcs=((Range(1, 0, 4), math.nan),)), "finite scales"),
+    "unknown merge": (_step(5, op="concat"), "an op of"),
+    "output not written": (
+        dataclasses.replace(every_step(), steps=every_step().steps[:-1]),
+        "columns written",
+    ),
+    "no output": (Plan((Value(1, "input"),), (), ()), "at least one output"),
+    "no input": (Plan((Value(1, "output"),), (), ()), "at least one input"),
+    "width zero": (Plan((Value(0, "input"), Value(1, "output")), (), ()), "a width from 1"),
+    "param of rank 3": (dataclasses.replace(every_step(), params=(Param((1, 1, 1)),)), "one or two sizes"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_plans_are_refused(name):
+    plan, message = BROKEN[name]
+    with pytest.raises(PlanError, match=message):
+        plan.validate()
+
+
+def test_another_version_is_refused():
+    code = every_step().encode()
+    with pytest.raises(PlanError, match=f"expected plan version {PLAN_VERSION}. Received: version 99"):
+        Plan.decode([99, *code[1:]])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 20, -1], ids=str)
+def test_truncated_code_is_refused(cut):
+    with pytest.raises(PlanError):
+        Plan.decode(every_step().encode()[:cut])
+
+
+def test_trailing_code_is_refused():
+    with pytest.raises(PlanError, match="Received: "):
+        Plan.decode([*every_step().encode(), 0])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_change_is_refused_or_decodes_to_what_encodes_alike(data):
+    code = every_step().encode()
+    at = data.draw(st.integers(1, len(code) - 1))
+    code[at] = data.draw(st.integers(-3, 9) | st.integers(-(2**63), 2**63 - 1))
+    try:
+        plan = Plan.decode(code)
+    except PlanError:
+        return
+    assert Plan.decode(plan.encode()) == plan
