@@ -1,0 +1,1 @@
+"""The forms in which a plan is executed, one file each."""

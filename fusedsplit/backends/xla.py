@@ -1,0 +1,227 @@
+"""The pure-TensorFlow forms: `tf`, and `xla`, which is the same program jit-compiled."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from fusedsplit.backends.base import CallContext
+from fusedsplit.backends.reference import activate
+from fusedsplit.plan import LINEAR, Const, Dense, Merge, Mix, Plan, Range, Row, Step, sources
+
+# Equal branches from this many on are one batched product.
+BATCHED_FROM = 8
+
+_FOLD = {"add": tf.add, "mul": tf.multiply, "max": tf.maximum, "min": tf.minimum}
+
+
+def execute(plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[tf.Tensor]:
+    """The plan in plain TensorFlow operations, differentiable to any order.
+
+    Args:
+        plan: a validated plan.
+        inputs: tensors of shape (..., width) with equal leading dimensions.
+        params: tensors of the shapes that the plan says.
+        points: int32 tensors of shape () or (rows,).
+
+    Returns:
+        The plan's outputs, in order.
+    """
+    leading = None
+    if inputs[0].shape.rank != 2:
+        leading = tf.shape(inputs[0])[:-1]
+        static = inputs[0].shape[:-1]
+        inputs = [tf.reshape(x, [-1, x.shape[-1]]) for x in inputs]
+    outputs = _Execution(plan, inputs, params, points).run()
+    if leading is None:
+        return outputs
+    shaped = []
+    for y in outputs:
+        width = y.shape[-1]
+        y = tf.reshape(y, tf.concat([leading, [width]], 0))
+        y.set_shape(static.concatenate([width])) if not tf.executing_eagerly() else None
+        shaped.append(y)
+    return shaped
+
+
+@functools.lru_cache(maxsize=1024)
+def _cuts(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """For each value the columns at which some step starts or stops to read it."""
+    cuts: list[set[int]] = [{0, value.width} for value in plan.values]
+    for step in plan.steps:
+        for r in sources(step):
+            cuts[r.value] |= {r.start, r.stop}
+    return tuple(tuple(sorted(c)) for c in cuts)
+
+
+class _Execution:
+    """One run of a plan; `pieces[v]` holds what is known of value v, by (start, stop)."""
+
+    def __init__(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any]):
+        self.plan = plan
+        self.params = params
+        self.points = points
+        self.cuts = _cuts(plan)
+        self.pieces: list[dict[tuple[int, int], tf.Tensor]] = [{} for _ in plan.values]
+        for v, x in zip(plan.inputs, inputs):
+            self.write(Range(v, 0, plan.values[v].width), x)
+
+    def run(self) -> list[tf.Tensor]:
+        for group in _grouped(self.plan):
+            if len(group) > 1:
+                self.batched(group)
+            else:
+                self.step(group[0])
+        return [self.read(Range(v, 0, self.plan.values[v].width)) for v in self.plan.outputs]
+
+    def step(self, step: Step) -> None:
+        if isinstance(step, Dense):
+            y = self.dense(step)
+        elif isinstance(step, Merge):
+            y = self.merge(step)
+        elif isinstance(step, Row):
+            y = self.row(step)
+        else:
+            y = self.mix(step)
+        self.write(step.dst, y)
+
+    def dense(self, step: Dense) -> tf.Tensor:
+        x = self.read(step.src)
+        if step.live is not None:
+            point = self.points[step.live.point]
+            point = point[:, None] if point.shape.rank == 1 else point
+            columns = tf.range(step.src.width, dtype=point.dtype)
+            live = columns < point if step.live.side == "leading" else columns >= point
+            x = tf.where(live, x, tf.zeros([], x.dtype))
+        y = tf.linalg.matmul(x, self.params[step.kernel])
+        if step.bias is not None:
+            y = tf.nn.bias_add(y, self.params[step.bias])
+        return activate(step.activation, y)
+
+    def batched(self, steps: Sequence[Dense]) -> None:
+        """Equal branches side by side as one batched product, (group, rows, in) @ (group, in, units)."""
+        first, last = steps[0], steps[-1]
+        n, width = len(steps), first.src.width
+        x = self.read(Range(first.src.value, first.src.start, last.src.stop))
+        x = tf.transpose(tf.reshape(x, [-1, n, width]), [1, 0, 2])
+        y = tf.linalg.matmul(x, tf.stack([self.params[s.kernel] for s in steps]))
+        if first.bias is not None:
+            y += tf.stack([self.params[s.bias] for s in steps])[:, None, :]
+        y = activate(first.activation, y)
+        y = tf.reshape(tf.transpose(y, [1, 0, 2]), [-1, n * first.dst.width])
+        self.write(Range(first.dst.value, first.dst.start, last.dst.stop), y)
+
+    def merge(self, step: Merge) -> tf.Tensor:
+        terms = (self.read(r) if scale == 1 else self.read(r) * scale for r, scale in step.srcs)
+        y = functools.reduce(_FOLD[step.op], terms)
+        for fold, operand in ((tf.multiply, step.gain), (tf.add, step.shift)):
+            if operand is not None:
+                y = fold(y, operand.value if isinstance(operand, Const) else self.params[operand])
+        if y.shape[-1] != step.dst.width:
+            y = tf.broadcast_to(y, [tf.shape(y)[0], step.dst.width])
+        return activate(step.activation, y) if step.activation != LINEAR else y
+
+    def row(self, step: Row) -> tf.Tensor:
+        x = self.read(step.src)
+        if step.op == "softmax":
+            return tf.nn.softmax(x)
+        return (tf.reduce_mean if step.op == "mean" else tf.reduce_max)(x, axis=-1, keepdims=True)
+
+    def mix(self, step: Mix) -> tf.Tensor:
+        gate = self.read(step.gate)
+        return tf.add_n([gate[:, e : e + 1] * self.read(r) for e, r in enumerate(step.experts)])
+
+    def read(self, r: Range) -> tf.Tensor:
+        pieces = self.pieces[r.value]
+        if (r.start, r.stop) not in pieces:
+            for key in [k for k in pieces if k[0] <= r.start and r.stop <= k[1]][:1]:
+                self.split(r.value, *key)
+        if (r.start, r.stop) not in pieces:
+            parts = []
+            at = r.start
+            while at < r.stop:
+                stop = max(b for a, b in pieces if a == at and b <= r.stop)
+                parts.append(pieces[at, stop])
+                at = stop
+            pieces[r.start, r.stop] = tf.concat(parts, axis=-1)
+        return pieces[r.start, r.stop]
+
+    def split(self, value: int, start: int, stop: int) -> None:
+        """Cuts a piece at every column where some step starts or stops to read: one split in all."""
+        edges = [start, *(c for c in self.cuts[value] if start < c < stop), stop]
+        ranges = list(zip(edges, edges[1:]))
+        pieces = self.pieces[value]
+        for (a, b), part in zip(ranges, tf.split(pieces[start, stop], [b - a for a, b in ranges], axis=-1)):
+            pieces[a, b] = part
+
+    def write(self, r: Range, y: tf.Tensor) -> None:
+        self.pieces[r.value][r.start, r.stop] = y
+
+
+@functools.lru_cache(maxsize=1024)
+def _grouped(plan: Plan) -> tuple[tuple[Step, ...], ...]:
+    """The steps in order, those that are computed as one batched product together."""
+    groups: list[list[Step]] = []
+    for step in plan.steps:
+        if groups and _continues(groups[-1], step):
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return tuple(
+        tuple(part) for group in groups for part in ([group] if len(group) >= BATCHED_FROM else [[s] for s in group])
+    )
+
+
+def _continues(group: Sequence[Step], step: Step) -> bool:
+    """Whether `step` is one more branch beside `group`: same sizes, adjacent columns read and written."""
+    last = group[-1]
+    if not (isinstance(last, Dense) and isinstance(step, Dense)) or last.live is not None or step.live is not None:
+        return False
+    return (
+        step.src == Range(last.src.value, last.src.stop, last.src.stop + last.src.width)
+        and step.dst == Range(last.dst.value, last.dst.stop, last.dst.stop + last.dst.width)
+        and step.activation == last.activation
+        and (step.bias is None) == (last.bias is None)
+    )
+
+
+class TensorFlow:
+    """`tf`: the plan traced into whatever graph or tape is there."""
+
+    name = "tf"
+
+    def not_supported_reasons(self, plan: Plan, context: CallContext) -> list[str]:
+        return [] if tf.as_dtype(context.dtype).is_floating else [f"dtype {context.dtype} is not a floating one"]
+
+    def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
+        params = [tf.convert_to_tensor(p) for p in params]
+        return execute(plan, inputs, params, points)
+
+
+class Xla(TensorFlow):
+    """`xla`: the same, as one jit-compiled function for each plan, compiled once for each shape that XLA sees."""
+
+    name = "xla"
+
+    def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
+        params = [tf.convert_to_tensor(p) for p in params]
+        ranks = tuple(x.shape.rank for x in inputs)
+        function = _compiled(plan, inputs[0].dtype, ranks, tuple(p.shape.rank for p in points))
+        return function(list(inputs), params, list(points))
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(plan: Plan, dtype: tf.DType, ranks: tuple[int, ...], point_ranks: tuple[int, ...]) -> Any:
+    """One trace for all batch sizes: only XLA itself compiles anew for a new shape."""
+    inputs = [tf.TensorSpec([None] * (rank - 1) + [plan.values[v].width], dtype) for rank, v in zip(ranks, plan.inputs)]
+    params = [tf.TensorSpec(p.shape, dtype) for p in plan.params]
+    points = [tf.TensorSpec([None] * rank, tf.int32) for rank in point_ranks]
+    function = tf.function(functools.partial(execute, plan), jit_compile=True, autograph=False)
+    return function.get_concrete_function(inputs, params, points)
+
+
+TF = TensorFlow()
+XLA = Xla()

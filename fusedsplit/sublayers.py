@@ -1,0 +1,155 @@
+"""Keras sub-layers -> spec: which layers may stand where, and what each of them computes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import activations
+from keras.layers import Dense, Dropout, Layer
+
+from fusedsplit.plan import LINEAR, Activation
+from fusedsplit.spec import DenseSpec, Item
+
+ACTIVATION_LAYERS = (
+    keras.layers.Activation,
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.ELU,
+    keras.layers.Softmax,
+)
+BRANCH_LAYERS = (Dense, Dropout, *ACTIVATION_LAYERS)
+
+# Keras' functions and what a plan calls them, with Keras' default parameters.
+_FUNCTIONS: dict[Callable, Activation] = {
+    activations.linear: LINEAR,
+    activations.relu: Activation("relu"),
+    activations.relu6: Activation("relu6"),
+    activations.leaky_relu: Activation("leaky_relu", 0.2),
+    activations.elu: Activation("elu", 1.0),
+    activations.selu: Activation("selu"),
+    activations.gelu: Activation("gelu"),
+    activations.silu: Activation("silu"),
+    activations.sigmoid: Activation("sigmoid"),
+    activations.hard_sigmoid: Activation("hard_sigmoid"),
+    activations.tanh: Activation("tanh"),
+    activations.softplus: Activation("softplus"),
+    activations.softsign: Activation("softsign"),
+    activations.exponential: Activation("exponential"),
+    activations.softmax: Activation("softmax"),
+}
+
+
+def as_stack(what: str, layers: Any, allowed: tuple[type, ...]) -> list[Layer]:
+    """`layers` (a layer, a list of layers, or None) as a list.
+
+    Raises:
+        ValueError: if one of them is not an instance of `allowed`.
+    """
+    if layers is None:
+        return []
+    stack = list(layers) if isinstance(layers, (list, tuple)) else [layers]
+    for layer in stack:
+        if not isinstance(layer, allowed):
+            names = ", ".join(cls.__name__ for cls in allowed)
+            raise ValueError(f"`{what}`: expected {names}, a list of them, or None. Received: {layer!r}")
+    return stack
+
+
+def activation_of(function: Any) -> Activation | None:
+    """What a plan calls a Keras activation function or layer, or None where it has no name for it."""
+    if isinstance(function, Layer):
+        return _activation_of_layer(function)
+    if isinstance(function, functools.partial) and not function.args:
+        return _activation_of_partial(function.func, function.keywords)
+    try:
+        return _FUNCTIONS.get(function)
+    except TypeError:  # an unhashable callable
+        return None
+
+
+def _activation_of_partial(function: Any, keywords: dict[str, Any]) -> Activation | None:
+    if function is activations.gelu and set(keywords) == {"approximate"}:
+        return Activation("gelu_tanh" if keywords["approximate"] else "gelu")
+    if function is activations.leaky_relu and set(keywords) == {"negative_slope"}:
+        return Activation("leaky_relu", float(keywords["negative_slope"]))
+    if function is activations.elu and set(keywords) == {"alpha"}:
+        return Activation("elu", float(keywords["alpha"]))
+    return None
+
+
+def _activation_of_layer(layer: Layer) -> Activation | None:
+    kind = type(layer)  # a subclass may compute anything
+    if kind is keras.layers.Activation:
+        return activation_of(layer.activation)
+    if kind is keras.layers.LeakyReLU:
+        return Activation("leaky_relu", float(layer.negative_slope))
+    if kind is keras.layers.ELU:
+        return Activation("elu", float(layer.alpha))
+    if kind is keras.layers.Softmax and layer.axis in (-1, [-1], (-1,)):
+        return Activation("softmax")
+    if kind is keras.layers.ReLU and not layer.threshold:
+        if not layer.negative_slope and layer.max_value in (None, 6):
+            return Activation("relu6" if layer.max_value else "relu")
+        if layer.negative_slope and layer.max_value is None:
+            return Activation("leaky_relu", float(layer.negative_slope))
+    return None
+
+
+def static_reasons(layer: Layer, dtype: str) -> list[str]:
+    """Why a sub-layer can only be called itself, as far as it is known once it is built."""
+    name = f"{type(layer).__name__} {layer.name!r}"
+    if isinstance(layer, Dropout):
+        return [] if type(layer) is Dropout else [f"{name} is a subclass of Dropout"]
+    reasons = []
+    if isinstance(layer, Dense) and type(layer) is not Dense:
+        reasons.append(f"{name} is a subclass of Dense, which may compute anything")
+    policy = layer.dtype_policy
+    if policy.compute_dtype != policy.variable_dtype:
+        reasons.append(f"{name} has the mixed dtype policy {policy.name!r}")
+    elif policy.compute_dtype != dtype:
+        reasons.append(f"{name} computes in {policy.compute_dtype}, the layer in {dtype}")
+    function = layer.activation if isinstance(layer, Dense) else layer
+    if activation_of(function) is None:
+        reasons.append(f"{name}: its activation {_function_name(function)} is not one that can be fused")
+    return reasons
+
+
+def dynamic_reasons(layers: Sequence[Layer], training: bool | None) -> list[str]:
+    """Why a call must go through the sub-layers themselves, as far as it may change from call to call."""
+    reasons = []
+    for layer in layers:
+        name = f"{type(layer).__name__} {layer.name!r}"
+        if training and isinstance(layer, Dropout) and layer.rate > 0:
+            reasons.append(f"{name} is active while training")
+        if getattr(layer, "activity_regularizer", None) is not None:
+            reasons.append(f"{name} has an activity regularizer")
+        if getattr(layer, "quantization_mode", None) is not None:
+            reasons.append(f"{name} is quantized ({layer.quantization_mode})")
+    return reasons
+
+
+def items_of(layers: Sequence[Layer], weight_index: Callable[[Any], int]) -> tuple[Item, ...]:
+    """What a stack of built sub-layers without `static_reasons` computes.
+
+    Args:
+        layers: the stack.
+        weight_index: gives the place of a (layer, "kernel" | "bias") pair among the params.
+    """
+    items: list[Item] = []
+    for layer in layers:
+        if isinstance(layer, Dropout):
+            continue
+        if not isinstance(layer, Dense):
+            items.append(activation_of(layer))
+            continue
+        kernel = weight_index((layer, "kernel"))
+        bias = weight_index((layer, "bias")) if layer.use_bias else None
+        items.append(DenseSpec(layer.units, kernel, bias, activation_of(layer.activation)))
+    return tuple(item for item in items if item != LINEAR)
+
+
+def _function_name(function: Any) -> str:
+    return getattr(function, "__name__", None) or repr(function)
