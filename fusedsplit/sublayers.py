@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -149,6 +150,24 @@ def items_of(layers: Sequence[Layer], weight_index: Callable[[Any], int]) -> tup
         bias = weight_index((layer, "bias")) if layer.use_bias else None
         items.append(DenseSpec(layer.units, kernel, bias, activation_of(layer.activation)))
     return tuple(item for item in items if item != LINEAR)
+
+
+def check_serializable(layer: Layer) -> None:
+    """Refuses an activation function that could be saved but not loaded again.
+
+    Raises:
+        ValueError: if the activation is a plain function that is neither Keras' own nor registered.
+    """
+    function = getattr(layer, "activation", None)
+    if function is None or isinstance(function, Layer) or not isinstance(function, types.FunctionType):
+        return
+    if getattr(activations, function.__name__, None) is function:
+        return
+    if keras.saving.get_registered_object(keras.saving.get_registered_name(function)) is not function:
+        raise ValueError(
+            f"{type(layer).__name__} {layer.name!r}: expected an activation of Keras, or one registered with "
+            f"@keras.saving.register_keras_serializable(), so that it can be loaded. Received: activation={function!r}"
+        )
 
 
 def _function_name(function: Any) -> str:

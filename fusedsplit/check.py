@@ -1,0 +1,215 @@
+"""`fs.check`: every backend against a float64 reference, in value, gradient and second-order gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from fusedsplit import dispatch
+from fusedsplit.backends import reference
+from fusedsplit.lower import lower
+from fusedsplit.plan import Activation
+from fusedsplit.spec import DenseSpec, Item, SplitSpec
+from fusedsplit.text import table
+
+ORDERS = ("value", "gradient", "second order")
+Tensors = list[np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The worst element of one backend in one order of differentiation.
+
+    `error` is the largest absolute error against float64; `ratio` the largest error relative to what is allowed at
+    that element, so that the check holds where it is at most 1.
+    """
+
+    backend: str
+    order: str
+    error: float
+    unfused_error: float
+    ratio: float
+
+    @property
+    def ok(self) -> bool:
+        return self.ratio <= 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckReport:
+    """What `check` found; prints as a table."""
+
+    name: str
+    rows: tuple[Row, ...]
+    skipped: dict[str, list[str]]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every backend that can run held every bound."""
+        return bool(self.rows) and all(row.ok for row in self.rows)
+
+    def __str__(self) -> str:
+        header = ("backend", "order", "largest error", "unfused Keras' own", "of allowed", "")
+        rows: list[tuple] = [
+            (
+                r.backend,
+                r.order,
+                f"{r.error:.2e}",
+                f"{r.unfused_error:.2e}",
+                f"{r.ratio:.2f}",
+                "ok" if r.ok else "FAILED",
+            )
+            for r in self.rows
+        ]
+        lines = [f"{self.name}: {'ok' if self.ok else 'FAILED'}", table(header, rows)]
+        lines += [f"{name}: skipped, {'; '.join(reasons)}" for name, reasons in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def check(
+    layer: Any, inputs: Any = None, *, batch: int = 37, backends: Sequence[str] | None = None, seed: int = 0
+) -> CheckReport:
+    """Compares every backend with the unfused computation in float64.
+
+    An element passes if its error is at most `max(2 e, 2 u n m)`, where e is the largest error that the unfused Keras
+    computation itself makes in the layer's dtype, u the unit roundoff of that dtype, n the number of products in a
+    chain, and m the magnitude of the element: the same computation on absolute values, `|x||W| + |b|`.
+
+    Example:
+
+    >>> import fusedsplit as fs
+    >>> from keras.layers import Dense
+    >>> layer = fs.SplitDense(Dense(8), [Dense(4, activation="relu"), Dense(6, activation="relu")])
+    >>> layer.build((None, 10))
+    >>> fs.check(layer).ok
+    True
+
+    Args:
+        layer: a built `SplitDense` or `MergeDense`; or a `SplitSpec`, checked with random weights.
+        inputs: an array or a list of them; random normal ones by default.
+        batch: the number of rows of random inputs.
+        backends: names of backends; every one by default, those that cannot run being listed as skipped.
+        seed: of the random inputs and upstream gradients.
+
+    Returns:
+        A `CheckReport`: `.ok`, `.rows`, printable.
+
+    Raises:
+        ValueError: if the layer is not built or can only run its sub-layers, or a named backend cannot run.
+    """
+    spec: SplitSpec = layer if isinstance(layer, SplitSpec) else layer.spec
+    dtype = "float32" if isinstance(layer, SplitSpec) else layer.compute_dtype
+    rng = np.random.default_rng(seed)
+    if isinstance(layer, SplitSpec):
+        params = [rng.normal(size=s, scale=s[0] ** -0.5 if len(s) > 1 else 0.5).astype(dtype) for s in spec.params]
+    else:
+        params = [np.asarray(tf.convert_to_tensor(p)) for p in layer.params]
+    if inputs is None:
+        inputs = [rng.normal(size=(batch, width)) for width in spec.inputs]
+    inputs = [np.asarray(x, dtype) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    case = _Case(spec, inputs, params, rng)
+    usable, skipped = _usable(spec, dtype, backends)
+    exact = case.run(lambda x, p: reference.compute(spec, x, p), "float64")
+    unfused = case.run(lambda x, p: reference.compute(spec, x, p), dtype)
+    magnitude = case.run(lambda x, p: _magnitude(spec, x, p), "float64", absolute=True)
+    unit = float(np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) / 2
+    roundoff = 2 * unit * _depth(spec)
+    rows = []
+    for name in usable:
+        found = case.run(functools.partial(dispatch.run, spec, backend=name), dtype)
+        for order in ORDERS:
+            rows.append(_row(name, order, found[order], exact[order], unfused[order], magnitude[order], roundoff))
+    return CheckReport(getattr(layer, "name", "spec"), tuple(rows), skipped)
+
+
+def _usable(spec: SplitSpec, dtype: str, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
+    against = dispatch.reasons_against(lower(spec), dispatch.current_context(dtype), ())
+    if backends is None:
+        return [n for n in against if not against[n]], {n: r for n, r in against.items() if r}
+    for name in backends:
+        if against[dispatch.check_name(name)]:
+            raise ValueError(f"expected backends that can run. Received: {name!r}, but {'; '.join(against[name])}")
+    return list(backends), {}
+
+
+class _Case:
+    """Fixed inputs, weights and upstream gradients, on which any implementation can be run."""
+
+    def __init__(self, spec: SplitSpec, inputs: Tensors, params: Tensors, rng: np.random.Generator):
+        self.inputs = inputs
+        self.params = params
+        rows = inputs[0].shape[:-1]
+        dtype = inputs[0].dtype
+        self.upstream = [rng.normal(size=(*rows, width)).astype(dtype) for width in spec.output_widths]
+        self.directions = [rng.normal(size=t.shape).astype(dtype) for t in (*inputs, *params)]
+
+    def run(self, function: Callable[[list, list], list], dtype: str, absolute: bool = False) -> dict[str, Tensors]:
+        """The value, the gradient along `upstream`, and the gradient of <gradient, directions>, as float64 arrays."""
+
+        def tensors(arrays: Tensors) -> list[tf.Tensor]:
+            return [tf.constant(np.abs(a) if absolute else a, dtype) for a in arrays]
+
+        x, p, dy, v = map(tensors, (self.inputs, self.params, self.upstream, self.directions))
+        with tf.GradientTape() as outer:
+            outer.watch([*x, *p, *dy])
+            with tf.GradientTape() as inner:
+                inner.watch([*x, *p])
+                y = function(x, p)
+            first = inner.gradient(y, [*x, *p], output_gradients=dy, unconnected_gradients="zero")
+            along = tf.add_n([tf.reduce_sum(g * d) for g, d in zip(first, v)])
+        second = outer.gradient(along, [*x, *p, *dy], unconnected_gradients="zero")
+        found = dict(zip(ORDERS, (y, first, second)))
+        return {order: [np.asarray(t, np.float64) for t in ts] for order, ts in found.items()}
+
+
+def _row(
+    name: str,
+    order: str,
+    found: Tensors,
+    exact: Tensors,
+    unfused: Tensors,
+    magnitude: Tensors,
+    roundoff: float,
+) -> Row:
+    error = unfused_error = ratio = 0.0
+    for f, e, u, m in zip(found, exact, unfused, magnitude):
+        if not f.size:
+            continue
+        own = float(np.max(np.abs(u - e)))
+        errors = np.abs(f - e)
+        allowed = np.maximum(2 * own, roundoff * m)
+        worst = np.max(np.divide(errors, allowed, out=np.where(errors > 0, np.inf, 0.0), where=allowed > 0))
+        if not np.isfinite(f).all():
+            worst = np.inf
+        error, unfused_error = max(error, float(errors.max())), max(unfused_error, own)
+        ratio = max(ratio, float(worst))
+    return Row(name, order, error, unfused_error, ratio)
+
+
+def _magnitude(spec: SplitSpec, inputs: list, params: list) -> list:
+    """On absolute values, what bounds the sum of the terms at each element of `spec`, and of its derivatives."""
+    merge = {"subtract": "add", "minimum": "maximum"}.get(str(spec.merge), spec.merge)
+    return reference.compute(dataclasses.replace(spec, merge=merge), inputs, params, _bounding)
+
+
+def _bounding(activation: Activation, m: tf.Tensor) -> tf.Tensor:
+    """A function of value m, slope 1 and, where the activation is curved, curvature 1: near the largest of them all."""
+    if activation.name in ("linear", "relu", "relu6", "leaky_relu", "hard_sigmoid"):
+        return m
+    if activation.name == "softmax":
+        m += tf.reduce_mean(m, axis=-1, keepdims=True)
+    return m + (m - tf.stop_gradient(m)) ** 2 / 2
+
+
+def _depth(spec: SplitSpec) -> int:
+    """How many products stand one behind the other."""
+
+    def products(items: tuple[Item, ...]) -> int:
+        return sum(isinstance(item, DenseSpec) for item in items)
+
+    return max(1, products(spec.stem) + max(products(b.items) for b in spec.branches) + products(spec.head))

@@ -1,0 +1,70 @@
+"""The `fusedsplit` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from fusedsplit import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    parser = argparse.ArgumentParser(prog="fusedsplit", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (summary, add_arguments, _) in _COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=summary, description=summary))
+    args = parser.parse_args(argv)
+    return _COMMANDS[args.command][2](args)
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _info(args: argparse.Namespace) -> int:
+    from fusedsplit.info import info
+
+    print(info())
+    return 0
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--random", type=int, default=24, metavar="N", help="random specs to check (default: 24)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random specs, weights and inputs")
+    parser.add_argument("--backends", nargs="+", metavar="NAME", help="default: every one that can run")
+
+
+def _check(args: argparse.Namespace) -> int:
+    from fusedsplit.check_suite import run
+
+    return run(args.random, args.seed, args.backends)
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    from fusedsplit.bench import add_arguments
+
+    add_arguments(parser)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from fusedsplit.bench import main as bench
+
+    return bench(args)
+
+
+_Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
+_COMMANDS: dict[str, _Command] = {
+    "info": ("versions, ISA, threads, and which backends are usable", _no_arguments, _info),
+    "check": ("compare every backend with a float64 reference", _check_arguments, _check),
+    "bench": (
+        "equivalence, training on real data, and the comparison with Lambda + tf.split",
+        _bench_arguments,
+        _bench,
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""Which backend runs a call, the reasons against each other one, and the one fallback warning.
+
+Explicit choices never fall back: a backend named by a layer, by `use_backend` or by FUSEDSPLIT_BACKEND runs, or the
+call raises with the reasons. The one exception is saving, which always traces the pure-TensorFlow form, so that what
+is saved needs no custom op.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from tensorflow.python.framework import ops as tf_ops
+from tensorflow.python.ops import control_flow_util
+from tensorflow.python.saved_model import save_context
+
+from fusedsplit import config
+from fusedsplit.backends import reference
+from fusedsplit.backends.base import Backend, CallContext
+from fusedsplit.backends.op import OP
+from fusedsplit.backends.xla import TF, XLA
+from fusedsplit.lower import lower
+from fusedsplit.plan import Plan
+from fusedsplit.spec import SplitSpec
+
+BACKENDS: dict[str, Backend] = {"op": OP, "xla": XLA, "tf": TF}
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fusedsplit_backend", default=None)
+_warned = False
+
+
+class FusedSplitWarning(UserWarning):
+    """Issued once per process when "auto" cannot use the backend it would prefer."""
+
+
+class Choice(NamedTuple):
+    """The backend that runs, why, and for each other one what speaks against it."""
+
+    name: str
+    why: str
+    reasons: dict[str, list[str]]
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within this context every fused layer uses backend `name`, whatever the layer itself says.
+
+    Functions that are traced inside keep the backend: `with fs.use_backend("tf"): f.get_concrete_function(...)` gives
+    a graph without custom ops.
+
+    Args:
+        name: "op", "xla", "tf", "reference", or "auto".
+
+    Raises:
+        ValueError: if there is no such backend.
+    """
+    token = _forced.set(check_name(name))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def check_name(name: Any) -> str:
+    """`name`, if it is that of a backend or "auto"."""
+    if name not in ("auto", *config.BACKENDS):
+        raise ValueError(f"`backend`: expected 'auto' or one of {config.BACKENDS}. Received: {name!r}")
+    return name
+
+
+def current_context(dtype: str) -> CallContext:
+    """What is known about the place of a call."""
+    if tf.executing_eagerly():
+        return CallContext(dtype)
+    in_xla = control_flow_util.GraphOrParentsInXlaContext(tf_ops.get_default_graph())
+    return CallContext(dtype, eager=False, in_xla=in_xla, in_save=save_context.in_save_context())
+
+
+def choose(requested: str, plan: Plan | None, context: CallContext, unfusable: Sequence[str] = ()) -> Choice:
+    """Which backend runs.
+
+    Args:
+        requested: what the layer says; overridden by `use_backend`, then filled in from FUSEDSPLIT_BACKEND.
+        plan: the plan, or None where there is none because of `unfusable`.
+        context: where the call happens.
+        unfusable: why only "reference" can run it.
+
+    Raises:
+        ValueError: if an explicitly chosen backend cannot run, with the reasons.
+    """
+    requested = _forced.get() or requested
+    if requested == "auto":
+        requested = config.backend() or "auto"
+    reasons = reasons_against(plan, context, unfusable)
+    if context.in_save:
+        name = "reference" if reasons["tf"] else "tf"
+        return Choice(name, "a model that is being saved needs no custom op", reasons)
+    if requested != "auto":
+        if reasons[requested]:
+            raise ValueError(_refusal(requested, reasons))
+        return Choice(requested, "explicitly chosen", reasons)
+    return _automatic(context, reasons)
+
+
+def reasons_against(plan: Plan | None, context: CallContext, unfusable: Sequence[str]) -> dict[str, list[str]]:
+    """For every backend why it cannot run; empty lists where it can."""
+    reasons = {"reference": []}
+    for name, backend in BACKENDS.items():
+        against = backend.not_supported_reasons(plan, context) if plan is not None else []
+        reasons[name] = [*unfusable, *against]
+    return {name: reasons[name] for name in config.BACKENDS}
+
+
+def _automatic(context: CallContext, reasons: dict[str, list[str]]) -> Choice:
+    """The measured preference: the op wherever it runs, then the pure-TF form.
+
+    In eager code the `tf` form pays one dispatch per step and `xla` one per call, so `xla` comes first there; inside a
+    graph a nested jit costs a launch and blocks Grappler, so `tf` comes first.
+    """
+    order = ("op", "xla", "tf") if context.eager else ("op", "tf", "xla")
+    for name in order:
+        if not reasons[name]:
+            why = "the fastest that can run here"
+            return Choice(name, why, reasons)
+    return Choice("reference", "only the sub-layers themselves can compute this call", reasons)
+
+
+def _refusal(requested: str, reasons: dict[str, list[str]]) -> str:
+    lines = [f"backend {requested!r} was chosen explicitly and cannot run this call:"]
+    for name in (requested, *(n for n in reasons if n != requested)):
+        lines.append(f"  {name}: " + ("; ".join(reasons[name]) or "can run"))
+    return "\n".join(lines)
+
+
+def _report(choice: Choice, context: CallContext, who: str, automatic: bool) -> None:
+    if "dispatch" in config.verbose():
+        against = "; ".join(f"not {n}: {', '.join(r)}" for n, r in choice.reasons.items() if r and n != choice.name)
+        print(
+            f"fusedsplit: {who} -> {choice.name} ({choice.why}){' ' + against if against else ''}",
+            file=sys.stderr,
+        )
+    if automatic and choice.reasons["op"] and choice.name != "op" and not context.in_save:
+        _warn_once(choice)
+
+
+def _warn_once(choice: Choice) -> None:
+    global _warned
+    if _warned:
+        return
+    _warned = True
+    warnings.warn(
+        f"fusedsplit runs {choice.name!r} instead of the compiled op, because {'; '.join(choice.reasons['op'])}. "
+        "fs.explain(layer) lists what each backend needs. To silence this, choose a backend explicitly "
+        "(backend=..., fs.use_backend or FUSEDSPLIT_BACKEND) or filter fs.FusedSplitWarning.",
+        FusedSplitWarning,
+        stacklevel=3,
+    )
+
+
+def call_layer(layer: Any, inputs: Any, training: bool | None) -> Any:
+    """Runs a built layer on what it was called on."""
+    unfusable = layer.unfusable_reasons(training)
+    tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    unfusable += _input_reasons(tensors, layer.compute_dtype)
+    plan = None if unfusable else layer.plan
+    context = current_context(layer.compute_dtype)
+    choice = choose(layer.backend, plan, context, unfusable)
+    _report(choice, context, layer.name, layer.backend == "auto")
+    if choice.name == "reference" or plan is None:
+        return reference.call(layer, inputs, training)
+    tensors = [_as_dtype(x, layer.compute_dtype) for x in tensors]
+    outputs = BACKENDS[choice.name].run(plan, tensors, layer.params)
+    if layer.merge is None:
+        return outputs
+    if layer.spec.has_logits:
+        # Keras' crossentropies look for the logits here, to keep the gradient of a saturated output.
+        outputs[0]._keras_logits = outputs[1]
+    return outputs[0]
+
+
+def _input_reasons(tensors: Sequence[Any], dtype: str) -> list[str]:
+    reasons = []
+    for x in tensors:
+        if isinstance(x, (tf.SparseTensor, tf.RaggedTensor)):
+            reasons.append(f"an input is a {type(x).__name__}")
+            continue
+        kind = tf.as_dtype(x.dtype)
+        if kind.is_floating and kind.name != dtype:
+            reasons.append(f"an input is {kind.name}, the layer computes in {dtype} (autocast is off)")
+    return reasons
+
+
+def _as_dtype(x: Any, dtype: str) -> tf.Tensor:
+    x = tf.convert_to_tensor(x)
+    return x if x.dtype == dtype else tf.cast(x, dtype)
+
+
+def split_dense(inputs: Any, params: Sequence[Any], spec: SplitSpec, backend: str = "auto") -> Any:
+    """The functional form: what a layer computes, on plain tensors, with the least overhead.
+
+    Example:
+
+    >>> import numpy as np, fusedsplit as fs
+    >>> from keras.layers import Dense
+    >>> layer = fs.SplitDense(Dense(8), [Dense(4), Dense(6)])
+    >>> x = np.ones((32, 10), "float32")
+    >>> y = layer(x)
+    >>> bool(np.allclose(fs.split_dense(x, layer.params, layer.spec), y))
+    True
+
+    Args:
+        inputs: a tensor of shape (..., width), or a list of them where the spec has several inputs.
+        params: the weights in the order of `spec.params`; `layer.params`, for one.
+        spec: a `SplitSpec`; `layer.spec`, for one.
+        backend: as in `SplitDense`.
+
+    Returns:
+        The output tensor, or a list of them where `spec.merge` is None.
+
+    Raises:
+        ValueError: if a shape or the number of inputs or params is not what the spec says, or an explicitly chosen
+            backend cannot run.
+    """
+    tensors = [tf.convert_to_tensor(x) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    dtype = tensors[0].dtype.name
+    weights = [tf.convert_to_tensor(p) for p in params]
+    _check_operands(tensors, weights, spec)
+    plan = lower(spec)
+    context = current_context(dtype)
+    choice = choose(check_name(backend), plan, context)
+    _report(choice, context, "split_dense", backend == "auto")
+    outputs = run(spec, tensors, weights, choice.name)
+    return outputs if spec.merge is None else outputs[0]
+
+
+def run(spec: SplitSpec, inputs: Sequence[Any], params: Sequence[Any], backend: str) -> list[Any]:
+    """A spec on tensors that fit it, by a backend that can run it."""
+    if backend == "reference":
+        return reference.compute(spec, inputs, params)
+    return BACKENDS[backend].run(lower(spec), inputs, params)
+
+
+def _check_operands(inputs: Sequence[tf.Tensor], params: Sequence[tf.Tensor], spec: SplitSpec) -> None:
+    if len(inputs) != len(spec.inputs):
+        raise ValueError(f"`inputs`: expected {len(spec.inputs)} tensors. Received: {len(inputs)}")
+    if len(params) != len(spec.params):
+        raise ValueError(f"`params`: expected {len(spec.params)} tensors. Received: {len(params)}")
+    for i, (x, width) in enumerate(zip(inputs, spec.inputs)):
+        if x.shape.rank is None or x.shape.rank < 2 or x.shape[-1] != width:
+            raise ValueError(f"`inputs[{i}]`: expected shape (..., {width}) of rank 2 or more. Received: {x.shape}")
+    for i, (p, shape) in enumerate(zip(params, spec.params)):
+        if p.shape != shape:
+            raise ValueError(f"`params[{i}]`: expected shape {shape}. Received: {p.shape}")
+    dtypes = {x.dtype.name for x in (*inputs, *params)}
+    if len(dtypes) > 1:
+        raise ValueError(f"expected inputs and params of one dtype. Received: {sorted(dtypes)}")

@@ -1,0 +1,102 @@
+"""`fs.explain`: which backend runs a layer, where, and what speaks against each other one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fusedsplit import config, dispatch
+from fusedsplit.backends.base import CallContext
+from fusedsplit.text import table
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """The choice of a backend in every situation; prints as a table.
+
+    Attributes:
+        layer: the layer's name.
+        choices: situation -> the backend that runs there, or why the call would raise.
+        reasons: backend -> situation -> why it cannot run there (absent where it can).
+        plan: the plan as text, or why there is none.
+    """
+
+    layer: str
+    choices: dict[str, str]
+    reasons: dict[str, dict[str, list[str]]]
+    plan: str
+
+    def __str__(self) -> str:
+        rows = [(situation, choice) for situation, choice in self.choices.items()]
+        text = [f"{self.layer}", table(("where", "runs"), rows), ""]
+        rows = []
+        for backend, situations in self.reasons.items():
+            if not situations:
+                rows.append((backend, "everywhere", ""))
+            for reason, where in _by_reason(situations).items():
+                rows.append(
+                    (
+                        backend,
+                        "not: " + (", ".join(where) if len(where) < len(self.choices) else "anywhere"),
+                        reason,
+                    )
+                )
+        text += [table(("backend", "can run", "reason against"), rows), "", self.plan]
+        return "\n".join(text)
+
+
+def _by_reason(situations: dict[str, list[str]]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for situation, reasons in situations.items():
+        for reason in reasons:
+            grouped.setdefault(reason, []).append(situation)
+    return grouped
+
+
+def explain(layer: Any) -> Explanation:
+    """Which backend runs `layer`, in each situation, and the reasons against each other one.
+
+    Example:
+
+    >>> import fusedsplit as fs
+    >>> from keras.layers import Dense
+    >>> layer = fs.SplitDense(Dense(8), [Dense(4), Dense(6)])
+    >>> layer.build((None, 10))
+    >>> print(fs.explain(layer))  # doctest: +SKIP
+
+    Args:
+        layer: a built `SplitDense` or `MergeDense`.
+
+    Returns:
+        An `Explanation`, which prints as a table.
+
+    Raises:
+        ValueError: if `layer` is not a built fusedsplit layer.
+    """
+    if not hasattr(layer, "unfusable_reasons") or not layer.built:
+        raise ValueError(f"expected a built SplitDense or MergeDense. Received: {layer!r}")
+    dtype = layer.compute_dtype
+    situations = {
+        "eager": (CallContext(dtype), False),
+        "eager, training": (CallContext(dtype), True),
+        "graph": (CallContext(dtype, eager=False), False),
+        "graph, training": (CallContext(dtype, eager=False), True),
+        "inside XLA": (CallContext(dtype, eager=False, in_xla=True), False),
+        "saving, export": (CallContext(dtype, eager=False, in_save=True), False),
+    }
+    choices: dict[str, str] = {}
+    reasons: dict[str, dict[str, list[str]]] = {name: {} for name in config.BACKENDS}
+    plan = layer.plan if not layer.unfusable_reasons() else None
+    for situation, (context, training) in situations.items():
+        unfusable = layer.unfusable_reasons(training)
+        against = dispatch.reasons_against(plan, context, unfusable)
+        for name, found in against.items():
+            if found:
+                reasons[name][situation] = found
+        try:
+            choice = dispatch.choose(layer.backend, plan, context, unfusable)
+            choices[situation] = f"{choice.name} ({choice.why})"
+        except ValueError:
+            choices[situation] = f"raises: backend={layer.backend!r} cannot run there"
+    text = str(plan) if plan is not None else "no plan: " + "; ".join(layer.unfusable_reasons())
+    return Explanation(layer.name, choices, reasons, text)

@@ -1,0 +1,77 @@
+"""`fs.info()`: versions, ISA, threads, and which backends are usable and why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from typing import Any
+
+from fusedsplit import __version__, native
+from fusedsplit.text import table
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What this installation is and can do; prints as a table.
+
+    Attributes:
+        versions: package -> version.
+        build: what the install recorded of the native build.
+        core: the core's ISA, the ISAs that the machine has, and threads; empty if it is unusable.
+        backends: backend -> why it is unusable, "" where it is usable.
+    """
+
+    versions: dict[str, str]
+    build: dict[str, Any]
+    core: dict[str, Any]
+    backends: dict[str, str]
+
+    def __str__(self) -> str:
+        rows = [*self.versions.items()]
+        rows += [(f"core {key}", _text(value)) for key, value in self.core.items()]
+        rows += [(f"build {key}", _text(value)) for key, value in self.build.items()]
+        rows += [(f"backend {name}", reason or "usable") for name, reason in self.backends.items()]
+        return table(("what", "value"), rows)
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def info() -> Info:
+    """Versions, ISA, threads, and which backends are usable.
+
+    Example:
+
+    >>> import fusedsplit as fs
+    >>> sorted(fs.info().backends)
+    ['op', 'reference', 'tf', 'xla']
+
+    Returns:
+        An `Info`, which prints as a table.
+    """
+    import keras
+    import numpy
+    import tensorflow
+
+    from fusedsplit import config
+    from fusedsplit.backends import op
+
+    versions = {
+        "fusedsplit": __version__,
+        "tensorflow": tensorflow.__version__,
+        "keras": keras.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    backends = {name: (op.problem() or "") if name == "op" else "" for name in config.BACKENDS}
+    return Info(versions, native.build_info(), _core(), backends)
+
+
+def _core() -> dict[str, Any]:
+    try:
+        core = native.core()
+    except native.NativeError:
+        return {}
+    return {"isa": core.isa(), "isas": core.isas(), "threads": core.threads()}

@@ -1,0 +1,43 @@
+"""Fixtures that every test file shares."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import pytest
+
+from fusedsplit import config
+from fusedsplit.backends import op
+
+FUSED_BACKENDS = ("op", "xla", "tf")
+
+
+def _available(name: str):
+    marks = [pytest.mark.skipif(op.problem() is not None, reason=f"op: {op.problem()}")] if name == "op" else []
+    return pytest.param(name, marks=marks)
+
+
+@pytest.fixture(params=[_available(name) for name in config.BACKENDS])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend, those that cannot run here skipped with the reason."""
+    return request.param
+
+
+@pytest.fixture(params=[_available(name) for name in FUSED_BACKENDS])
+def fused_backend(request: pytest.FixtureRequest) -> str:
+    """Every backend but the reference."""
+    return request.param
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    keras.utils.set_random_seed(7)

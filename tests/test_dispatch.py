@@ -1,0 +1,209 @@
+"""dispatch.py: which backend runs, explicit choices, the one warning, the functional form."""
+
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.layers import Dense, Dropout
+
+import fusedsplit as fs
+from fusedsplit import dispatch
+from fusedsplit.backends import op
+from fusedsplit.backends.base import CallContext
+
+needs_op = pytest.mark.skipif(op.problem() is not None, reason=f"op: {op.problem()}")
+
+
+def layer_of(*branches, **kwargs):
+    layer = fs.SplitDense(Dense(8), [Dense(4, activation="relu"), *branches], **kwargs)
+    layer.build((None, 10))
+    return layer
+
+
+def ops_of(function) -> set[str]:
+    graph = function.graph.as_graph_def()
+    return {n.op for n in graph.node} | {n.op for f in graph.library.function for n in f.node_def}
+
+
+X = np.linspace(-1, 1, 50, dtype="float32").reshape(5, 10)
+
+
+@needs_op
+def test_auto_takes_the_op_in_graphs():
+    layer = layer_of(Dense(6))
+    assert "FusedsplitForward" in ops_of(tf.function(layer).get_concrete_function(tf.TensorSpec([None, 10])))
+
+
+@needs_op
+def test_auto_takes_plain_tensorflow_inside_xla():
+    layer = layer_of(Dense(6))
+    function = tf.function(layer, jit_compile=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fs.FusedSplitWarning)
+        found = function(X)
+        concrete = function.get_concrete_function(tf.TensorSpec([5, 10]))
+    assert "FusedsplitForward" not in ops_of(concrete)
+    np.testing.assert_allclose(found, fs.reference(layer)(X), rtol=1e-5, atol=1e-6)
+
+
+@needs_op
+def test_xla_is_seen_through_nested_functions():
+    layer = layer_of(Dense(6))
+
+    @tf.function(jit_compile=True)
+    def outer(x):
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: tf.function(layer)(x), lambda: layer(x) * 1.0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fs.FusedSplitWarning)
+        np.testing.assert_allclose(outer(X), layer(X), rtol=1e-5, atol=1e-6)
+
+
+@needs_op
+def test_an_explicit_op_inside_xla_raises_with_every_reason():
+    layer = layer_of(Dense(6), backend="op")
+    with pytest.raises(ValueError, match="(?s)backend 'op' was chosen explicitly and cannot run.*XLA.*tf: can run"):
+        tf.function(layer, jit_compile=True)(X)
+
+
+def test_an_explicit_backend_never_falls_back():
+    layer = layer_of(Dense(6, activation="mish"), backend="tf")
+    with pytest.raises(ValueError, match="(?s)'tf' was chosen explicitly.*mish.*is not one that can be fused"):
+        layer(X)
+
+
+def test_use_backend_overrides_the_layer_and_restores():
+    layer = layer_of(Dense(6), backend="reference")
+    with fs.use_backend("tf"):
+        concrete = tf.function(layer).get_concrete_function(tf.TensorSpec([None, 10]))
+        with fs.use_backend("xla"):
+            pass
+        assert dispatch._forced.get() == "tf"
+    assert dispatch._forced.get() is None
+    assert "FusedsplitForward" not in ops_of(concrete)
+
+
+def test_the_environment_fills_in_for_auto(monkeypatch):
+    layer = layer_of(Dense(6))
+    context = CallContext("float32")
+    monkeypatch.setenv("FUSEDSPLIT_BACKEND", "tf")
+    assert dispatch.choose("auto", layer.plan, context).name == "tf"
+    assert dispatch.choose("xla", layer.plan, context).name == "xla"
+    monkeypatch.setenv("FUSEDSPLIT_BACKEND", "nope")
+    with pytest.raises(ValueError, match="FUSEDSPLIT_BACKEND: expected one of .* Received: 'nope'"):
+        dispatch.choose("auto", layer.plan, context)
+
+
+@pytest.mark.parametrize("call", [lambda: fs.use_backend("cuda").__enter__(), lambda: dispatch.check_name("cuda")])
+def test_unknown_backends_are_refused(call):
+    with pytest.raises(ValueError, match="expected 'auto' or one of .* Received: 'cuda'"):
+        call()
+
+
+@needs_op
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_runs_on_plain_tensorflow_and_op_says_why(dtype):
+    layer = fs.SplitDense(Dense(8, dtype=dtype), [Dense(4, dtype=dtype), None])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fs.FusedSplitWarning)
+        assert layer(X).dtype == dtype
+    with fs.use_backend("op"), pytest.raises(ValueError, match=f"float32 and float64 only, not for {dtype}"):
+        layer(X)
+
+
+def test_saving_traces_plain_tensorflow_even_over_an_explicit_backend(fused_backend, tmp_path):
+    layer = layer_of(Dense(6), backend=fused_backend)
+    module = tf.Module()
+    module.layer = layer
+    module.f = tf.function(lambda x: layer(x), input_signature=[tf.TensorSpec([None, 10])])
+    x = keras.Input((10,))
+    model = keras.Model(x, layer(x))
+    model.export(tmp_path / "saved", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    for signature in loaded.signatures.values():
+        assert not any(name.startswith("Fusedsplit") for name in ops_of(signature))
+    np.testing.assert_allclose(loaded.serve(X), layer(X), rtol=1e-5, atol=1e-6)
+
+
+def test_the_fallback_warning_comes_once_and_says_how_to_silence_it():
+    code = """
+import warnings, numpy as np, fusedsplit as fs
+from keras.layers import Dense
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        fs.SplitDense(Dense(4, activation="mish"), [None, None])(np.ones((2, 3), "float32"))
+caught = [str(w.message) for w in caught if issubclass(w.category, fs.FusedSplitWarning)]
+print(len(caught), "mish" in caught[0], "FUSEDSPLIT_BACKEND" in caught[0])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [
+        "1",
+        "True",
+        "True",
+    ]
+
+
+def test_verbose_dispatch_prints_each_choice(monkeypatch, capsys):
+    monkeypatch.setenv("FUSEDSPLIT_VERBOSE", "dispatch")
+    layer = layer_of(Dense(6), backend="tf")
+    layer(X)
+    assert f"fusedsplit: {layer.name} -> tf (explicitly chosen)" in capsys.readouterr().err
+
+
+def test_explain_names_the_backend_of_every_situation():
+    layer = layer_of([Dense(6), Dropout(0.5)])
+    explanation = fs.explain(layer)
+    assert set(explanation.choices) == {
+        "eager",
+        "eager, training",
+        "graph",
+        "graph, training",
+        "inside XLA",
+        "saving, export",
+    }
+    assert explanation.choices["eager, training"].startswith("reference")
+    assert "active while training" in str(explanation)
+    assert explanation.choices["inside XLA"].startswith("tf")
+    assert "plan v1" in str(explanation)
+
+
+def test_explain_without_a_plan_says_why():
+    text = str(fs.explain(layer_of(Dense(6, activation="mish"))))
+    assert "no plan: Dense" in text and "mish" in text
+
+
+# The functional form.
+
+
+def test_split_dense_is_the_layer(backend):
+    layer = layer_of(Dense(6))
+    expected = layer(X)
+    found = fs.split_dense(X, layer.params, layer.spec, backend)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    arrays = [p.numpy() for p in layer.params]
+    np.testing.assert_allclose(fs.split_dense(tf.constant(X), arrays, layer.spec, backend), found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda x, p: (x[:, :9], p),
+            r"`inputs\[0\]`: expected shape \(..., 10\) of rank 2 or more. Received: \(5, 9\)",
+        ),
+        (lambda x, p: (x[0], p), r"`inputs\[0\]`: expected shape .* Received: \(10,\)"),
+        (lambda x, p: ([x, x], p), "`inputs`: expected 1 tensors. Received: 2"),
+        (lambda x, p: (x, p[:-1]), "`params`: expected 6 tensors. Received: 5"),
+        (lambda x, p: (x, [p[0][:, :7], *p[1:]]), r"`params\[0\]`: expected shape \(10, 8\). Received: \(10, 7\)"),
+        (lambda x, p: (tf.cast(x, "float64"), p), r"one dtype. Received: \['float32', 'float64'\]"),
+    ],
+)
+def test_split_dense_refuses_what_does_not_fit(change, message):
+    layer = layer_of(Dense(6))
+    inputs, params = change(tf.constant(X), [tf.convert_to_tensor(p) for p in layer.params])
+    with pytest.raises(ValueError, match=message):
+        fs.split_dense(inputs, params, layer.spec)
