@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fusedsplit import _registration
 
 if TYPE_CHECKING:  # what the lazy names are, for type checkers
+    from fusedsplit import merges
     from fusedsplit.backends.reference import model as reference
     from fusedsplit.check import check
     from fusedsplit.dispatch import FusedSplitWarning, split_dense, use_backend
@@ -24,11 +25,12 @@ if TYPE_CHECKING:  # what the lazy names are, for type checkers
 
 __version__ = "0.1.0"
 
-# Public name -> (module, name there).
-_PUBLIC = {
+# Public name -> (module, name there; None for the module itself).
+_PUBLIC: dict[str, tuple[str, str | None]] = {
     "SplitDense": ("layers", "SplitDense"),
     "MergeDense": ("layers", "MergeDense"),
     "SplitSpec": ("spec", "SplitSpec"),
+    "merges": ("merges", None),
     "split_dense": ("dispatch", "split_dense"),
     "use_backend": ("dispatch", "use_backend"),
     "FusedSplitWarning": ("dispatch", "FusedSplitWarning"),
@@ -45,7 +47,9 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _PUBLIC[name]
-    value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    value = importlib.import_module(f"{__name__}.{module}")
+    if attribute is not None:
+        value = getattr(value, attribute)
     globals()[name] = value
     return value
 
@@ -58,7 +62,8 @@ class _Package(types.ModuleType):
     """Keeps the import of a submodule (check, explain, info) from hiding the function of the same name."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _PUBLIC and isinstance(value, types.ModuleType)):
+        hides = name in _PUBLIC and _PUBLIC[name][1] is not None and isinstance(value, types.ModuleType)
+        if not hides:
             super().__setattr__(name, value)
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fusedsplit import dispatch
+from fusedsplit import dispatch, merges
 from fusedsplit.backends import reference
-from fusedsplit.lower import lower
 from fusedsplit.plan import Activation
 from fusedsplit.spec import DenseSpec, Item, SplitSpec
 from fusedsplit.text import table
@@ -114,9 +113,9 @@ def check(
     inputs = [np.asarray(x, dtype) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
     case = _Case(spec, inputs, params, rng)
     usable, skipped = _usable(spec, dtype, backends)
-    exact = case.run(lambda x, p: reference.compute(spec, x, p), "float64")
-    unfused = case.run(lambda x, p: reference.compute(spec, x, p), dtype)
-    magnitude = case.run(lambda x, p: _magnitude(spec, x, p), "float64", absolute=True)
+    exact = case.run(functools.partial(dispatch.run, spec, backend="reference"), "float64")
+    unfused = case.run(functools.partial(dispatch.run, spec, backend="reference"), dtype)
+    magnitude = case.run(functools.partial(_magnitude, spec), "float64", absolute=True)
     unit = float(np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) / 2
     roundoff = 2 * unit * _depth(spec)
     rows = []
@@ -128,7 +127,7 @@ def check(
 
 
 def _usable(spec: SplitSpec, dtype: str, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
-    against = dispatch.reasons_against(lower(spec), dispatch.current_context(dtype), ())
+    against = dispatch.reasons_against(dispatch.plan_of(spec), dispatch.current_context(dtype), ())
     if backends is None:
         return [n for n in against if not against[n]], {n: r for n, r in against.items() if r}
     for name in backends:
@@ -146,9 +145,14 @@ class _Case:
         rows = inputs[0].shape[:-1]
         dtype = inputs[0].dtype
         self.upstream = [rng.normal(size=(*rows, width)).astype(dtype) for width in spec.output_widths]
+        columns = [branch.stop - branch.start for branch in spec.branches if branch.live is not None]
+        sizes = [columns[0]] * spec.points
+        self.points = [tf.constant(rng.integers(0, size + 1, size=rows), tf.int32) for size in sizes]
         self.directions = [rng.normal(size=t.shape).astype(dtype) for t in (*inputs, *params)]
 
-    def run(self, function: Callable[[list, list], list], dtype: str, absolute: bool = False) -> dict[str, Tensors]:
+    def run(
+        self, function: Callable[[list, list, list], list], dtype: str, absolute: bool = False
+    ) -> dict[str, Tensors]:
         """The value, the gradient along `upstream`, and the gradient of <gradient, directions>, as float64 arrays."""
 
         def tensors(arrays: Tensors) -> list[tf.Tensor]:
@@ -159,7 +163,7 @@ class _Case:
             outer.watch([*x, *p, *dy])
             with tf.GradientTape() as inner:
                 inner.watch([*x, *p])
-                y = function(x, p)
+                y = function(x, p, self.points)
             first = inner.gradient(y, [*x, *p], output_gradients=dy, unconnected_gradients="zero")
             along = tf.add_n([tf.reduce_sum(g * d) for g, d in zip(first, v)])
         second = outer.gradient(along, [*x, *p, *dy], unconnected_gradients="zero")
@@ -191,10 +195,15 @@ def _row(
     return Row(name, order, error, unfused_error, ratio)
 
 
-def _magnitude(spec: SplitSpec, inputs: list, params: list) -> list:
+def _magnitude(spec: SplitSpec, inputs: list, params: list, points: list) -> list:
     """On absolute values, what bounds the sum of the terms at each element of `spec`, and of its derivatives."""
-    merge = {"subtract": "add", "minimum": "maximum"}.get(str(spec.merge), spec.merge)
-    return reference.compute(dataclasses.replace(spec, merge=merge), inputs, params, _bounding)
+    return reference.compute(spec, inputs, params, points, activate=_bounding, merge=_bounding_merge)
+
+
+def _bounding_merge(how: Any, parts: Sequence[Any], source: Any) -> Any:
+    if isinstance(how, merges.NamedMerge):
+        return how.magnitude(parts, source)
+    return reference.merge(how, parts, source)
 
 
 def _bounding(activation: Activation, m: tf.Tensor) -> tf.Tensor:
@@ -210,6 +219,6 @@ def _depth(spec: SplitSpec) -> int:
     """How many products stand one behind the other."""
 
     def products(items: tuple[Item, ...]) -> int:
-        return sum(isinstance(item, DenseSpec) for item in items)
+        return sum(_depth(item) if isinstance(item, SplitSpec) else isinstance(item, DenseSpec) for item in items)
 
     return max(1, products(spec.stem) + max(products(b.items) for b in spec.branches) + products(spec.head))

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from fusedsplit import merges
 from fusedsplit.check import CheckReport, Row, check
+from fusedsplit.merges import ELEMENTWISE
 from fusedsplit.plan import ACTIVATIONS, LINEAR, Activation
-from fusedsplit.spec import ELEMENTWISE, Branch, DenseSpec, Item, SplitSpec
+from fusedsplit.spec import Branch, DenseSpec, Item, SplitSpec
 from fusedsplit.text import table
 
 # Sizes around the tile edges of the core, primes, and one column.
@@ -35,7 +37,7 @@ def seed_specs() -> dict[str, SplitSpec]:
             branches.append(Branch(None, at, at + size, items))
             at, merged = at + size, merged + (out or size)
         last = () if head is None else (dense(weights, merged, head, LINEAR),)
-        return SplitSpec((width,), tuple(weights), (stem,), tuple(branches), "concat", last)
+        return SplitSpec((width,), tuple(weights), (stem,), tuple(branches), merges.get("concat"), last)
 
     return {
         "split and concat, head": split(10, 8, [(4, None), (4, None)], 1),
@@ -92,7 +94,7 @@ def _random_spec(rng: np.random.Generator) -> SplitSpec:
         branches.append(Branch(None, start, stop, stack(stop - start, depth, same)))
     merged = sum(b.width for b in branches) if same is None else same
     head = stack(merged, int(rng.integers(0, 2)))
-    return SplitSpec((in_width,), tuple(weights), stem, tuple(branches), merge, head)
+    return SplitSpec((in_width,), tuple(weights), stem, tuple(branches), merges.get(merge), head)
 
 
 def run(n_random: int, seed: int, backends: Sequence[str] | None) -> int:

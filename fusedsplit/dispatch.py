@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
 from tensorflow.python.ops import control_flow_util
@@ -26,7 +27,7 @@ from fusedsplit.backends.op import OP
 from fusedsplit.backends.xla import TF, XLA
 from fusedsplit.lower import lower
 from fusedsplit.plan import Plan
-from fusedsplit.spec import SplitSpec
+from fusedsplit.spec import CallableMerge, SplitSpec
 
 BACKENDS: dict[str, Backend] = {"op": OP, "xla": XLA, "tf": TF}
 
@@ -162,25 +163,77 @@ def _warn_once(choice: Choice) -> None:
     )
 
 
+class Prepared(NamedTuple):
+    """Everything that a call is computed from."""
+
+    spec: SplitSpec
+    inputs: list[Any]
+    params: list[Any]
+    points: list[Any]
+
+
 def call_layer(layer: Any, inputs: Any, training: bool | None) -> Any:
     """Runs a built layer on what it was called on."""
-    unfusable = layer.unfusable_reasons(training)
-    tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    unfusable += _input_reasons(tensors, layer.compute_dtype)
-    plan = None if unfusable else layer.plan
+    tensors = keras.tree.flatten(inputs)
+    unfusable = layer.unfusable_reasons() + _input_reasons(tensors, layer.compute_dtype)
+    plan = None if unfusable else plan_of(layer.spec_for(training))
     context = current_context(layer.compute_dtype)
     choice = choose(layer.backend, plan, context, unfusable)
     _report(choice, context, layer.name, layer.backend == "auto")
     if choice.name == "reference" or plan is None:
         return reference.call(layer, inputs, training)
-    tensors = [_as_dtype(x, layer.compute_dtype) for x in tensors]
-    outputs = BACKENDS[choice.name].run(plan, tensors, layer.params)
-    if layer.merge is None:
+    call = layer.prepare([_as_dtype(x, layer.compute_dtype) for x in tensors], training)
+    outputs = run(call.spec, call.inputs, call.params, call.points, choice.name, logits=True)
+    if call.spec.merge is None:
         return outputs
-    if layer.spec.has_logits:
+    if call.spec.has_logits:
         # Keras' crossentropies look for the logits here, to keep the gradient of a saturated output.
         outputs[0]._keras_logits = outputs[1]
     return outputs[0]
+
+
+def plan_of(spec: SplitSpec) -> Plan:
+    """The (first) plan of a spec."""
+    return lower(spec.stages()[0][0])
+
+
+def run(
+    spec: SplitSpec,
+    inputs: Sequence[Any],
+    params: Sequence[Any],
+    points: Sequence[Any] = (),
+    backend: str = "tf",
+    logits: bool = False,
+) -> list[Any]:
+    """A spec on tensors that fit it, by a backend that can run it.
+
+    Args:
+        spec: what to compute.
+        inputs: tensors as `spec.inputs` says.
+        params: tensors as `spec.params` says.
+        points: int32 tensors as `spec.points` says.
+        backend: the name of one that can run here.
+        logits: whether to give out the logits too, where the spec has them.
+
+    Returns:
+        The outputs, and behind them the logits.
+    """
+    if backend == "reference":
+        return reference.compute(spec, inputs, params, points)
+    executor = BACKENDS[backend]
+    if not isinstance(spec.merge, CallableMerge):
+        return executor.run(lower(spec, logits), inputs, params, points)
+    (branches, places), *head = spec.stages()
+    merged = spec.merge.function(executor.run(lower(branches), inputs, [params[i] for i in places], points))
+    for stage, places in head:
+        return executor.run(lower(stage, logits), [merged], [params[i] for i in places])
+    return [merged]
+
+
+def ones_like_rows(x: Any, width: int) -> tf.Tensor:
+    """Ones of the leading dimensions of x, with `width` columns."""
+    shape = x.shape[:-1] if x.shape.is_fully_defined() else tf.shape(x)[:-1]
+    return tf.ones(tf.concat([shape, [width]], 0), x.dtype)
 
 
 def _input_reasons(tensors: Sequence[Any], dtype: str) -> list[str]:
@@ -200,7 +253,9 @@ def _as_dtype(x: Any, dtype: str) -> tf.Tensor:
     return x if x.dtype == dtype else tf.cast(x, dtype)
 
 
-def split_dense(inputs: Any, params: Sequence[Any], spec: SplitSpec, backend: str = "auto") -> Any:
+def split_dense(
+    inputs: Any, params: Sequence[Any], spec: SplitSpec, backend: str = "auto", *, points: Sequence[Any] = ()
+) -> Any:
     """The functional form: what a layer computes, on plain tensors, with the least overhead.
 
     Example:
@@ -218,6 +273,7 @@ def split_dense(inputs: Any, params: Sequence[Any], spec: SplitSpec, backend: st
         params: the weights in the order of `spec.params`; `layer.params`, for one.
         spec: a `SplitSpec`; `layer.spec`, for one.
         backend: as in `SplitDense`.
+        points: int32 tensors, scalars or one number for each row, where the spec splits by the data.
 
     Returns:
         The output tensor, or a list of them where `spec.merge` is None.
@@ -229,23 +285,20 @@ def split_dense(inputs: Any, params: Sequence[Any], spec: SplitSpec, backend: st
     tensors = [tf.convert_to_tensor(x) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
     dtype = tensors[0].dtype.name
     weights = [tf.convert_to_tensor(p) for p in params]
-    _check_operands(tensors, weights, spec)
-    plan = lower(spec)
+    points = [tf.cast(point, tf.int32) for point in points]
+    _check_operands(tensors, weights, points, spec)
     context = current_context(dtype)
-    choice = choose(check_name(backend), plan, context)
+    choice = choose(check_name(backend), plan_of(spec), context)
     _report(choice, context, "split_dense", backend == "auto")
-    outputs = run(spec, tensors, weights, choice.name)
+    outputs = run(spec, tensors, weights, points, choice.name)
     return outputs if spec.merge is None else outputs[0]
 
 
-def run(spec: SplitSpec, inputs: Sequence[Any], params: Sequence[Any], backend: str) -> list[Any]:
-    """A spec on tensors that fit it, by a backend that can run it."""
-    if backend == "reference":
-        return reference.compute(spec, inputs, params)
-    return BACKENDS[backend].run(lower(spec), inputs, params)
-
-
-def _check_operands(inputs: Sequence[tf.Tensor], params: Sequence[tf.Tensor], spec: SplitSpec) -> None:
+def _check_operands(
+    inputs: Sequence[tf.Tensor], params: Sequence[tf.Tensor], points: Sequence[tf.Tensor], spec: SplitSpec
+) -> None:
+    if len(points) != spec.points:
+        raise ValueError(f"`points`: expected {spec.points} tensors. Received: {len(points)}")
     if len(inputs) != len(spec.inputs):
         raise ValueError(f"`inputs`: expected {len(spec.inputs)} tensors. Received: {len(inputs)}")
     if len(params) != len(spec.params):

@@ -86,9 +86,9 @@ def explain(layer: Any) -> Explanation:
     }
     choices: dict[str, str] = {}
     reasons: dict[str, dict[str, list[str]]] = {name: {} for name in config.BACKENDS}
-    plan = layer.plan if not layer.unfusable_reasons() else None
+    unfusable = layer.unfusable_reasons()
     for situation, (context, training) in situations.items():
-        unfusable = layer.unfusable_reasons(training)
+        plan = None if unfusable else dispatch.plan_of(layer.spec_for(training))
         against = dispatch.reasons_against(plan, context, unfusable)
         for name, found in against.items():
             if found:
@@ -98,5 +98,5 @@ def explain(layer: Any) -> Explanation:
             choices[situation] = f"{choice.name} ({choice.why})"
         except ValueError:
             choices[situation] = f"raises: backend={layer.backend!r} cannot run there"
-    text = str(plan) if plan is not None else "no plan: " + "; ".join(layer.unfusable_reasons())
+    text = str(dispatch.plan_of(layer.spec)) if not unfusable else "no plan: " + "; ".join(unfusable)
     return Explanation(layer.name, choices, reasons, text)

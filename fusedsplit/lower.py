@@ -3,126 +3,141 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
-from fusedsplit.plan import LINEAR, Activation, Dense, Merge, Param, Plan, Range, Row, Step, Value
-from fusedsplit.spec import Branch, DenseSpec, Item, SplitSpec, items_width
-
-_MERGE_OPS = {
-    "add": "add",
-    "subtract": "add",
-    "average": "add",
-    "multiply": "mul",
-    "maximum": "max",
-    "minimum": "min",
-}
+from fusedsplit.merges import NamedMerge
+from fusedsplit.plan import LINEAR, Activation, Dense, Live, Merge, Param, Plan, Range, Row, Step, Value
+from fusedsplit.spec import Branch, DenseSpec, Gain, Item, Mask, SplitSpec, items_width
 
 
 @functools.lru_cache(maxsize=1024)
 def lower(spec: SplitSpec, logits: bool = False) -> Plan:
-    """The plan of a spec.
+    """The plan of a spec whose merge is a named one or None.
 
     Args:
         spec: what is computed.
         logits: where `spec.has_logits`, also give out what goes into the last activation, as a second output.
     """
-    return _Lowering(spec, logits).plan()
+    return _Lowering(spec).plan(logits and spec.has_logits)
 
 
 class _Lowering:
-    def __init__(self, spec: SplitSpec, logits: bool):
+    """Builds the steps, each value's place being decided by who consumes it: `dst` travels down, results up."""
+
+    def __init__(self, spec: SplitSpec):
         self.spec = spec
-        self.logits = logits
         self.values = [Value(width, "input") for width in spec.inputs]
         self.steps: list[Step] = []
 
-    def plan(self) -> Plan:
+    def plan(self, logits: bool) -> Plan:
         spec = self.spec
-        stem = self.items(Range(0, 0, spec.inputs[0]), spec.stem) if spec.stem else None
-        sources = [self.source(branch, stem) for branch in spec.branches]
+        sources = [Range(i, 0, width) for i, width in enumerate(spec.inputs)]
+        outputs = [self.value(width, "output") for width in spec.output_widths]
         if spec.merge is None:
-            for branch, src in zip(spec.branches, sources):
-                self.items_into(src, branch.items, self.output(branch.width))
-        elif spec.head:
-            self.head(self.merged(sources, None))
+            for branch, src, dst in zip(spec.branches, self.branch_sources(spec, sources), outputs):
+                self.branch(src, branch, dst)
+        elif logits:
+            self.head_with_logits(self.merged(spec, sources, None), outputs[0])
         else:
-            self.merged(sources, self.output(spec.merged_width))
-        return Plan(tuple(self.values), tuple(map(Param, spec.params)), tuple(self.steps)).validate()
+            self.block(spec, sources, outputs[0])
+        params = tuple(map(Param, spec.params))
+        return Plan(tuple(self.values), params, tuple(self.steps), spec.points).validate()
 
-    def source(self, branch: Branch, stem: Range | None) -> Range:
-        if branch.source is not None:
-            return Range(branch.source, branch.start, branch.stop)
-        assert stem is not None
-        return Range(stem.value, stem.start + branch.start, stem.start + branch.stop)
+    def block(self, spec: SplitSpec, sources: Sequence[Range], dst: Range) -> None:
+        """A whole spec, stem to head, into `dst`."""
+        if spec.head:
+            self.items(self.merged(spec, sources, None), spec.head, dst)
+        else:
+            self.merged(spec, sources, dst)
 
-    def merged(self, sources: list[Range], dst: Range | None) -> Range:
+    def branch_sources(self, spec: SplitSpec, sources: Sequence[Range]) -> list[Range]:
+        """What each branch reads. Applies the stem."""
+        stem = self.result(sources[0], spec.stem) if spec.stem else None
+
+        def part(branch: Branch) -> Range:
+            base = stem if branch.source is None else sources[branch.source]
+            assert base is not None
+            return Range(base.value, base.start + branch.start, base.start + branch.stop)
+
+        return [part(branch) for branch in spec.branches]
+
+    def merged(self, spec: SplitSpec, sources: Sequence[Range], dst: Range | None) -> Range:
         """The merged value: written into `dst`, or into a new hidden value, or where it already stands."""
-        spec = self.spec
-        if spec.merge == "concat":
-            if dst is None and (whole := self.joined(sources)) is not None:
+        branch_sources = self.branch_sources(spec, sources)
+        assert isinstance(spec.merge, NamedMerge)
+        into = dst or Range(-1, 0, spec.merged_width)
+        places = spec.merge.places(into, [branch.width for branch in spec.branches])
+        if dst is None and None not in places:
+            whole = self.joined(spec, branch_sources)
+            if whole is not None:
                 return whole
-            dst = dst or self.hidden(spec.merged_width)
-            at = dst.start
-            for branch, src in zip(spec.branches, sources):
-                self.items_into(src, branch.items, Range(dst.value, at, at + branch.width))
-                at += branch.width
-            return dst
-        parts = [self.items(src, b.items) for b, src in zip(spec.branches, sources)]
-        dst = dst or self.hidden(spec.merged_width)
-        scales = [1.0] * len(parts)
-        if spec.merge == "subtract":
-            scales[1:] = [-1.0] * (len(parts) - 1)
-        elif spec.merge == "average":
-            scales = [1.0 / len(parts)] * len(parts)
-        self.steps.append(Merge(_MERGE_OPS[spec.merge], tuple(zip(parts, scales)), None, None, LINEAR, dst))
+        if dst is None:
+            dst = self.hidden(spec.merged_width)
+            places = spec.merge.places(dst, [branch.width for branch in spec.branches])
+        parts = [self.branch(src, b, place) for src, b, place in zip(branch_sources, spec.branches, places)]
+        spec.merge.lower(self, parts, sources[0], dst)
         return dst
 
-    def joined(self, sources: list[Range]) -> Range | None:
+    @staticmethod
+    def joined(spec: SplitSpec, sources: list[Range]) -> Range | None:
         """The one range that identity branches on adjacent slices already form, if they do."""
-        if any(branch.items for branch in self.spec.branches):
+        if any(branch.items for branch in spec.branches):
             return None
         for left, right in zip(sources, sources[1:]):
             if left.value != right.value or left.stop != right.start:
                 return None
         return Range(sources[0].value, sources[0].start, sources[-1].stop)
 
-    def head(self, src: Range) -> None:
-        head = self.spec.head
-        width = items_width(src.width, head)
-        dst = self.output(width)
-        if not (self.logits and self.spec.has_logits):
-            self.items_into(src, head, dst)
-            return
-        *others, last = head
-        logits = self.output(width)
-        self.items_into(src, (*others, last._replace(activation=LINEAR)), logits)
+    def head_with_logits(self, src: Range, dst: Range) -> None:
+        *others, last = self.spec.head
+        assert isinstance(last, DenseSpec)
+        logits = self.value(dst.width, "output")
+        self.items(src, (*others, last._replace(activation=LINEAR)), logits)
         self.activation(logits, last.activation, dst)
 
-    def items(self, src: Range, items: tuple[Item, ...]) -> Range:
-        """Applies `items` into a new hidden value; where there are none, `src` itself is the result."""
-        return self.items_into(src, items, self.hidden(items_width(src.width, items))) if items else src
-
-    def items_into(self, src: Range, items: tuple[Item, ...], dst: Range) -> Range:
-        """Applies `items`, the last of them into `dst`; where there are none, copies."""
-        for i, item in enumerate(items):
-            last = i == len(items) - 1
-            width = items_width(src.width, (item,))
-            into = dst if last else self.hidden(width)
-            if isinstance(item, DenseSpec):
-                self.dense(src, item, into)
-            else:
-                self.activation(src, item, into)
-            src = into
-        if not items:
-            self.activation(src, LINEAR, dst)
+    def branch(self, src: Range, branch: Branch, dst: Range | None) -> Range:
+        if dst is None:
+            return self.result(src, branch.items, branch.live)
+        self.items(src, branch.items, dst, branch.live)
         return dst
 
-    def dense(self, src: Range, item: DenseSpec, dst: Range) -> None:
-        if item.activation.name == "softmax":
-            into = self.hidden(item.units)
-            self.steps.append(Dense(src, item.kernel, item.bias, LINEAR, into))
-            self.steps.append(Row("softmax", into, dst))
+    def result(self, src: Range, items: tuple[Item, ...], live: Live | None = None) -> Range:
+        """Applies `items` into a new hidden value; where there are none, `src` itself is the result."""
+        if not items:
+            return src
+        dst = self.hidden(items_width(src.width, items))
+        self.items(src, items, dst, live)
+        return dst
+
+    def items(self, src: Range, items: tuple[Item, ...], dst: Range, live: Live | None = None) -> None:
+        """Applies `items`, the last of them into `dst`; where there are none, copies."""
+        if not items:
+            self.activation(src, LINEAR, dst)
+        for i, item in enumerate(items):
+            into = dst if i == len(items) - 1 else self.hidden(items_width(src.width, (item,)))
+            self.item(src, item, into, live if i == 0 else None)
+            src = into
+
+    def item(self, src: Range, item: Item, dst: Range, live: Live | None) -> None:
+        if isinstance(item, DenseSpec):
+            self.dense(src, item, dst, live)
+        elif isinstance(item, SplitSpec):
+            self.block(item, [src], dst)
+        elif isinstance(item, Mask):
+            mask = Range(item.input, 0, src.width)
+            self.steps.append(Merge("mul", ((src, 1.0), (mask, 1.0)), None, None, LINEAR, dst))
+        elif isinstance(item, Gain):
+            self.steps.append(Merge("add", ((src, 1.0),), item.param, None, LINEAR, dst))
         else:
-            self.steps.append(Dense(src, item.kernel, item.bias, item.activation, dst))
+            self.activation(src, item, dst)
+
+    def dense(self, src: Range, item: DenseSpec, dst: Range, live: Live | None) -> None:
+        if item.activation.name == "softmax":
+            logits = self.hidden(item.units)
+            self.steps.append(Dense(src, item.kernel, item.bias, LINEAR, logits, live))
+            self.steps.append(Row("softmax", logits, dst))
+        else:
+            self.steps.append(Dense(src, item.kernel, item.bias, item.activation, dst, live))
 
     def activation(self, src: Range, activation: Activation, dst: Range) -> None:
         if activation.name == "softmax":
@@ -130,10 +145,9 @@ class _Lowering:
         else:
             self.steps.append(Merge("add", ((src, 1.0),), None, None, activation, dst))
 
-    def hidden(self, width: int) -> Range:
-        self.values.append(Value(width, "hidden"))
+    def value(self, width: int, role: str) -> Range:
+        self.values.append(Value(width, role))
         return Range(len(self.values) - 1, 0, width)
 
-    def output(self, width: int) -> Range:
-        self.values.append(Value(width, "output"))
-        return Range(len(self.values) - 1, 0, width)
+    def hidden(self, width: int) -> Range:
+        return self.value(width, "hidden")

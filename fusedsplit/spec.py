@@ -8,14 +8,11 @@ step by step without one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Union
 
-from fusedsplit.plan import Activation
-
-# Elementwise merges, as Keras names them.
-ELEMENTWISE = ("add", "subtract", "multiply", "average", "maximum", "minimum")
-MERGES = ("concat", *ELEMENTWISE)
+from fusedsplit.merges import Concat, NamedMerge
+from fusedsplit.plan import Activation, Live
 
 
 class DenseSpec(NamedTuple):
@@ -27,23 +24,48 @@ class DenseSpec(NamedTuple):
     activation: Activation
 
 
-Item = Union[DenseSpec, Activation]
+class Mask(NamedTuple):
+    """x * inputs[input], which is as wide as x: an active Dropout, or a mask that depends on the data."""
+
+    input: int
+
+
+class Gain(NamedTuple):
+    """x * params[param], a vector."""
+
+    param: int
+
+
+Item = Union[DenseSpec, Activation, Mask, Gain, "SplitSpec"]
 
 
 class Branch(NamedTuple):
     """Columns [start, stop) of `source` through `items` in order; no items: the slice unchanged.
 
-    `source` is the index of an input, or None for the stem's output.
+    `source` is the index of an input, or None for the stem's output. With `live`, which the first item must be a
+    DenseSpec for, the columns beyond a data-dependent point count as zero.
     """
 
     source: int | None
     start: int
     stop: int
     items: tuple[Item, ...]
+    live: Live | None = None
 
     @property
     def width(self) -> int:
         return items_width(self.stop - self.start, self.items)
+
+
+@dataclasses.dataclass(frozen=True)
+class CallableMerge:
+    """A function of the list of branch outputs, and the width of what it gives."""
+
+    function: Callable[[list[Any]], Any]
+    width: int
+
+    def output_width(self, widths: Sequence[int], input_width: int) -> int:
+        return self.width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,24 +74,27 @@ class SplitSpec:
 
     Attributes:
         inputs: the width of each input.
-        params: the shape of each weight, in weight order: stem, branches, head, kernel before bias.
+        params: the shape of each weight, in weight order: stem, branches, head, kernel before bias. A spec that is
+            an item of another one has none of its own: it refers to those of the outermost.
         stem: applied to the first input; empty where there is none.
         branches: what each branch reads and does.
-        merge: one of `MERGES`, or None for a list of the branch outputs.
+        merge: how the branch outputs become one value; None for a list of them.
         head: applied to the merged value.
+        points: how many int32 tensors, which the branches' `live` refer to, are given beside the inputs.
     """
 
     inputs: tuple[int, ...]
     params: tuple[tuple[int, ...], ...]
     stem: tuple[Item, ...]
     branches: tuple[Branch, ...]
-    merge: str | None
+    merge: NamedMerge | CallableMerge | None
     head: tuple[Item, ...]
+    points: int = 0
 
     @property
     def merged_width(self) -> int:
-        widths = [branch.width for branch in self.branches]
-        return sum(widths) if self.merge == "concat" else widths[0]
+        assert isinstance(self.merge, NamedMerge | CallableMerge)
+        return self.merge.output_width([branch.width for branch in self.branches], self.inputs[0])
 
     @property
     def output_widths(self) -> tuple[int, ...]:
@@ -78,9 +103,24 @@ class SplitSpec:
             return tuple(branch.width for branch in self.branches)
         return (items_width(self.merged_width, self.head),)
 
+    def stages(self) -> tuple[tuple[SplitSpec, tuple[int, ...]], ...]:
+        """The spec cut where a callable merge stands, each part with the places of its params among this one's.
+
+        One part, the spec itself, where the merge is a named one or None; else the branches, and the head if there
+        is one.
+        """
+        if not isinstance(self.merge, CallableMerge):
+            return ((self, tuple(range(len(self.params)))),)
+        branches = _with_own_params(dataclasses.replace(self, merge=None, head=()), self.params)
+        if not self.head:
+            return (branches,)
+        whole = Branch(0, 0, self.merge.width, self.head[:-1])
+        head = SplitSpec((self.merge.width,), self.params, (), (whole,), Concat(), self.head[-1:])
+        return branches, _with_own_params(head, self.params)
+
     @property
     def has_logits(self) -> bool:
-        """Whether the last step is a sigmoid or softmax, whose input Keras' crossentropies look for."""
+        """Whether the last step is a Dense with a sigmoid or softmax, whose input Keras' crossentropies look for."""
         last = self.head[-1] if self.head else None
         return isinstance(last, DenseSpec) and last.activation.name in ("sigmoid", "softmax")
 
@@ -90,7 +130,37 @@ def items_width(width: int, items: Sequence[Item]) -> int:
     for item in items:
         if isinstance(item, DenseSpec):
             width = item.units
+        elif isinstance(item, SplitSpec):
+            width = item.output_widths[0]
     return width
+
+
+def _with_own_params(spec: SplitSpec, params: tuple[tuple[int, ...], ...]) -> tuple[SplitSpec, tuple[int, ...]]:
+    """`spec` with only those of `params` that it uses, and their places."""
+    used: list[int] = []
+
+    def place(index: int) -> int:
+        if index not in used:
+            used.append(index)
+        return used.index(index)
+
+    def items(old: tuple[Item, ...]) -> tuple[Item, ...]:
+        return tuple(map(item, old))
+
+    def item(old: Item) -> Item:
+        if isinstance(old, DenseSpec):
+            return old._replace(kernel=place(old.kernel), bias=None if old.bias is None else place(old.bias))
+        if isinstance(old, Gain):
+            return Gain(place(old.param))
+        return block(old) if isinstance(old, SplitSpec) else old
+
+    def block(old: SplitSpec) -> SplitSpec:
+        stem = items(old.stem)
+        branches = tuple(branch._replace(items=items(branch.items)) for branch in old.branches)
+        return dataclasses.replace(old, stem=stem, branches=branches, head=items(old.head))
+
+    own = block(spec)
+    return dataclasses.replace(own, params=tuple(params[i] for i in used)), tuple(used)
 
 
 def split_sizes(split: int | Sequence[int] | None, units: int, branches: int) -> tuple[int, ...]:

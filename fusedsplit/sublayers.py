@@ -12,7 +12,7 @@ from keras import activations
 from keras.layers import Dense, Dropout, Layer
 
 from fusedsplit.plan import LINEAR, Activation
-from fusedsplit.spec import DenseSpec, Item
+from fusedsplit.spec import DenseSpec, Item, Mask, items_width
 
 ACTIVATION_LAYERS = (
     keras.layers.Activation,
@@ -101,6 +101,8 @@ def _activation_of_layer(layer: Layer) -> Activation | None:
 
 def static_reasons(layer: Layer, dtype: str) -> list[str]:
     """Why a sub-layer can only be called itself, as far as it is known once it is built."""
+    if is_fused(layer):
+        return layer.nested_reasons(dtype)
     name = f"{type(layer).__name__} {layer.name!r}"
     if isinstance(layer, Dropout):
         return [] if type(layer) is Dropout else [f"{name} is a subclass of Dropout"]
@@ -118,38 +120,76 @@ def static_reasons(layer: Layer, dtype: str) -> list[str]:
     return reasons
 
 
-def dynamic_reasons(layers: Sequence[Layer], training: bool | None) -> list[str]:
+def dynamic_reasons(layers: Sequence[Layer]) -> list[str]:
     """Why a call must go through the sub-layers themselves, as far as it may change from call to call."""
     reasons = []
     for layer in layers:
-        name = f"{type(layer).__name__} {layer.name!r}"
-        if training and isinstance(layer, Dropout) and layer.rate > 0:
-            reasons.append(f"{name} is active while training")
+        if is_fused(layer):
+            reasons += dynamic_reasons(layer.sublayers)
         if getattr(layer, "activity_regularizer", None) is not None:
-            reasons.append(f"{name} has an activity regularizer")
+            reasons.append(f"{type(layer).__name__} {layer.name!r} has an activity regularizer")
         if getattr(layer, "quantization_mode", None) is not None:
-            reasons.append(f"{name} is quantized ({layer.quantization_mode})")
+            reasons.append(f"{type(layer).__name__} {layer.name!r} is quantized ({layer.quantization_mode})")
     return reasons
 
 
-def items_of(layers: Sequence[Layer], weight_index: Callable[[Any], int]) -> tuple[Item, ...]:
-    """What a stack of built sub-layers without `static_reasons` computes.
+def is_fused(layer: Layer) -> bool:
+    """Whether a sub-layer is itself a fused layer."""
+    return hasattr(layer, "sublayers")
 
-    Args:
-        layers: the stack.
-        weight_index: gives the place of a (layer, "kernel" | "bias") pair among the params.
+
+class SpecReader:
+    """Reads stacks of built sub-layers without `static_reasons` as spec items, and keeps what they refer to.
+
+    Attributes:
+        weights: (layer, "kernel" | "bias") for each param, in weight order.
+        dropouts: the active Dropout layers and the width that each masks, in order; their masks are the inputs that
+            follow the first `inputs` ones.
     """
-    items: list[Item] = []
-    for layer in layers:
+
+    def __init__(self, inputs: int, training: bool):
+        self.inputs = inputs
+        self.training = training
+        self.weights: list[tuple[Layer, str]] = []
+        self.dropouts: list[tuple[Dropout, int]] = []
+
+    def items(self, layers: Sequence[Layer], width: int) -> tuple[Item, ...]:
+        """What a stack computes on a value of `width` columns."""
+        items: list[Item] = []
+        for layer in layers:
+            item = self.item(layer, width)
+            if item is not None:
+                items.append(item)
+                width = items_width(width, (item,))
+        return tuple(items)
+
+    def item(self, layer: Layer, width: int) -> Item | None:
+        if is_fused(layer):
+            return layer.block(self, [width])
+        if isinstance(layer, Dense):
+            kernel = self.param(layer, "kernel")
+            bias = self.param(layer, "bias") if layer.use_bias else None
+            return DenseSpec(layer.units, kernel, bias, activation_of(layer.activation))
         if isinstance(layer, Dropout):
-            continue
-        if not isinstance(layer, Dense):
-            items.append(activation_of(layer))
-            continue
-        kernel = weight_index((layer, "kernel"))
-        bias = weight_index((layer, "bias")) if layer.use_bias else None
-        items.append(DenseSpec(layer.units, kernel, bias, activation_of(layer.activation)))
-    return tuple(item for item in items if item != LINEAR)
+            return self.mask(layer, width) if self.training and layer.rate > 0 else None
+        activation = activation_of(layer)
+        return None if activation == LINEAR else activation
+
+    def mask(self, layer: Dropout, width: int) -> Mask:
+        self.dropouts.append((layer, width))
+        return Mask(self.inputs + len(self.dropouts) - 1)
+
+    def param(self, layer: Layer, name: str) -> int:
+        """The place of a weight among the params; a shared one has one place."""
+        for i, (known, known_name) in enumerate(self.weights):
+            if known is layer and known_name == name:
+                return i
+        self.weights.append((layer, name))
+        return len(self.weights) - 1
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(getattr(layer, name).shape) for layer, name in self.weights)
 
 
 def check_serializable(layer: Layer) -> None:

@@ -14,10 +14,12 @@ PACKAGE = Path(fusedsplit.__file__).parent
 # Each module may import only modules of earlier groups, or of its own group where it says so.
 ORDER = (
     {"config", "plan", "text", "_registration"},
-    {"spec", "native", "backends.base"},
+    {"merges", "native", "backends.base"},
+    {"spec"},
     {"sublayers", "lower", "backends.reference", "backends.op"},
     {"backends.xla"},
     {"dispatch"},
+    {"fused_layer"},
     {"layers"},
     {"check", "explain", "info"},
     {"check_suite"},

@@ -199,8 +199,8 @@ def test_regularizer_losses_are_counted():
 # Features of sub-layers: fused, or sent to the reference with the reason.
 
 
-def routed(layer, training=None) -> str:
-    return "; ".join(layer.unfusable_reasons(training))
+def routed(layer) -> str:
+    return "; ".join(layer.unfusable_reasons())
 
 
 def equal_to_reference(layer, x=X):
@@ -209,13 +209,21 @@ def equal_to_reference(layer, x=X):
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_dropout_is_active_in_training_only():
-    layer = fs.SplitDense(Dense(8), [[Dense(400), Dropout(0.5)], None])
-    layer(X)
-    assert routed(layer) == ""
-    assert "Dropout" in routed(layer, True)
-    assert np.mean(layer(X, training=True)[:, :400] == 0) > 0.3
-    np.testing.assert_array_equal(layer(X), layer(X, training=False))
+@pytest.mark.parametrize("noise", [None, (None, 1)], ids=["each element", "whole rows"])
+def test_dropout_while_training_draws_what_keras_draws(noise, backend):
+    def make():
+        keras.utils.set_random_seed(11)
+        layer = fs.SplitDense(Dense(8), [[Dense(40), Dropout(0.5, noise_shape=noise), Dense(3)], [Dropout(0.2)]])
+        layer.build((None, 10))
+        return layer
+
+    layer, twin = make(), make()
+    expected = [fs.reference(twin)(X, training=True).numpy() for _ in range(3)]
+    with fs.use_backend(backend):
+        found = [layer(X, training=True).numpy() for _ in range(3)]
+        np.testing.assert_array_equal(layer(X), layer(X, training=False))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 0
 
 
 def test_activity_regularizers_are_counted():

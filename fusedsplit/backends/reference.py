@@ -5,7 +5,6 @@ Nothing here uses the plan. That independence is what makes it a reference.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,47 +12,42 @@ import keras
 import tensorflow as tf
 from keras import activations
 
-from fusedsplit.plan import Activation
-from fusedsplit.spec import DenseSpec, Item, SplitSpec
-
-_MERGE_LAYERS = {
-    "concat": keras.layers.Concatenate,
-    "add": keras.layers.Add,
-    "multiply": keras.layers.Multiply,
-    "average": keras.layers.Average,
-    "maximum": keras.layers.Maximum,
-    "minimum": keras.layers.Minimum,
-}
+from fusedsplit.merges import Concat, Elementwise, NamedMerge
+from fusedsplit.plan import Activation, Live
+from fusedsplit.spec import CallableMerge, DenseSpec, Gain, Item, Mask, SplitSpec
 
 
-def merge(name: str | None, parts: Sequence[Any]) -> Any:
-    """Merges branch outputs with Keras' own merge layers; None gives them back as a list."""
-    if name is None:
+def merge(how: Any, parts: Sequence[Any], source: Any) -> Any:
+    """Merges branch outputs without a plan; None gives them back as a list.
+
+    Args:
+        how: a named merge, a callable on the list of parts, or None.
+        parts: the branch outputs.
+        source: the layer's (first) input.
+    """
+    if how is None:
         return list(parts)
-    if len(parts) == 1:
-        return parts[0]
-    dtype = keras.backend.standardize_dtype(parts[0].dtype)  # or the merge layer would cast to its default
-    if name == "subtract":
-        return functools.reduce(lambda x, y: keras.layers.Subtract(dtype=dtype)([x, y]), parts)
-    return _MERGE_LAYERS[name](dtype=dtype)(list(parts))
+    if isinstance(how, NamedMerge):
+        return how.unfused(parts, source)
+    return how(list(parts))
 
 
 def call(layer: Any, inputs: Any, training: bool | None = None) -> Any:
     """Calls the sub-layers of a fused layer one by one.
 
     Args:
-        layer: a built `SplitDense` or `MergeDense`.
+        layer: a built fused layer.
         inputs: what the layer was called on, a tensor or a list of them.
         training: passed to Dropout.
     """
-    return _unfused(layer, inputs, lambda x, sizes: tf.split(x, sizes, axis=-1), training)
+    return _Unfused(training).layer(layer, inputs)
 
 
 def model(layer: Any) -> keras.Model:
     """The unfused functional model of a built layer: Dense + `Lambda(tf.split)` + merge layer, sharing its weights.
 
     Args:
-        layer: a built `SplitDense` or `MergeDense`.
+        layer: a built fused layer.
 
     Returns:
         A `keras.Model` that holds the layer's own sub-layers.
@@ -62,33 +56,57 @@ def model(layer: Any) -> keras.Model:
         ValueError: if the layer is not built, so that its input sizes are unknown.
     """
     if not getattr(layer, "built", False) or not hasattr(layer, "sublayers"):
-        raise ValueError(f"expected a built SplitDense or MergeDense. Received: {layer!r}")
-    shapes = layer.input_shapes
-    inputs = [keras.Input(shape=shape[1:], batch_size=shape[0], dtype=layer.compute_dtype) for shape in shapes]
+        raise ValueError(f"expected a built fusedsplit layer. Received: {layer!r}")
+    inputs = [
+        keras.Input(shape=shape[1:], batch_size=shape[0], dtype=layer.compute_dtype) for shape in layer.input_shapes
+    ]
     inputs = inputs if layer.takes_list else inputs[0]
-
-    def split(x, sizes):
-        return keras.layers.Lambda(lambda t: tf.split(t, sizes, axis=-1))(x)
-
-    return keras.Model(inputs, _unfused(layer, inputs, split, None), name=f"{layer.name}_reference")
+    return keras.Model(inputs, _UnfusedModel(None).layer(layer, inputs), name=f"{layer.name}_reference")
 
 
-def _unfused(layer: Any, inputs: Any, split: Callable[[Any, list[int]], list[Any]], training: bool | None) -> Any:
-    sources = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    if layer.stem:
-        x = _stack(layer.stem, sources[0], training)
-        sources = split(x, list(layer.split_sizes))
-    elif len(sources) == 1:
-        sources = sources * len(layer.branches)
-    parts = [_stack(branch, x, training) for branch, x in zip(layer.branches, sources)]
-    merged = merge(layer.merge, parts)
-    return _stack(layer.head, merged, training) if layer.head else merged
+class _Unfused:
+    """Calls sub-layers on tensors."""
+
+    def __init__(self, training: bool | None):
+        self.training = training
+
+    def layer(self, layer: Any, inputs: Any) -> Any:
+        sources = keras.tree.flatten(inputs)
+        parts = [self.stack(branch, x) for branch, x in zip(layer.branches, layer.branch_sources(self, sources))]
+        merged = self.merge(layer.merge_function, parts, sources[0])
+        return self.stack(layer.head, merged)
+
+    def stack(self, layers: Sequence[Any], x: Any) -> Any:
+        for sublayer in layers:
+            if hasattr(sublayer, "sublayers"):
+                x = self.layer(sublayer, x)
+            elif isinstance(sublayer, keras.layers.Dropout):
+                x = sublayer(x, training=self.training)
+            else:
+                x = sublayer(x)
+        return x
+
+    def apply(self, function: Callable[[Any], Any], x: Any) -> Any:
+        """A function that is no layer."""
+        return function(x)
+
+    def split(self, x: Any, sizes: Sequence[int]) -> list[Any]:
+        return self.apply(lambda t: tf.split(t, list(sizes), axis=-1), x)
+
+    def merge(self, how: Any, parts: Sequence[Any], source: Any) -> Any:
+        return merge(how, parts, source)
 
 
-def _stack(layers: Sequence[Any], x: Any, training: bool | None) -> Any:
-    for sublayer in layers:
-        x = sublayer(x, training=training) if isinstance(sublayer, keras.layers.Dropout) else sublayer(x)
-    return x
+class _UnfusedModel(_Unfused):
+    """Calls sub-layers on symbolic tensors, with a `Lambda` around whatever is no layer."""
+
+    def apply(self, function: Callable[[Any], Any], x: Any) -> Any:
+        return keras.layers.Lambda(function)(x)
+
+    def merge(self, how: Any, parts: Sequence[Any], source: Any) -> Any:
+        if how is None or isinstance(how, (Concat, Elementwise)):
+            return merge(how, parts, source)
+        return self.apply(lambda tensors: merge(how, tensors[:-1], tensors[-1]), [*parts, source])
 
 
 @tf.custom_gradient
@@ -117,7 +135,9 @@ def compute(
     spec: SplitSpec,
     inputs: Sequence[Any],
     params: Sequence[Any],
+    points: Sequence[Any] = (),
     activate: Callable[[Activation, Any], Any] = activate,
+    merge: Callable[[Any, Sequence[Any], Any], Any] = merge,
 ) -> list[Any]:
     """The spec on plain tensors, layer by layer.
 
@@ -125,27 +145,69 @@ def compute(
         spec: what to compute.
         inputs: tensors of shape (..., width).
         params: weights of the same dtype, in the spec's order.
+        points: int32 tensors, as `spec.points` says.
         activate: applies an activation; Keras' own functions by default.
+        merge: merges the branch outputs; as the spec says by default.
 
     Returns:
         The outputs, one for each of `spec.output_widths`.
     """
+    outputs = _Computation(inputs, params, points, activate, merge).block(spec, inputs)
+    return outputs if spec.merge is None else [outputs]
 
-    def stack(items: Sequence[Item], x: Any) -> Any:
+
+class _Computation:
+    """The walk over a spec."""
+
+    def __init__(
+        self,
+        inputs: Sequence[Any],
+        params: Sequence[Any],
+        points: Sequence[Any],
+        activate: Callable[[Activation, Any], Any],
+        merge: Callable[[Any, Sequence[Any], Any], Any],
+    ):
+        self.inputs = inputs
+        self.params = params
+        self.points = points
+        self.activate = activate
+        self.merge = merge
+
+    def block(self, spec: SplitSpec, inputs: Sequence[Any]) -> Any:
+        stem = self.stack(spec.stem, inputs[0])
+        parts = []
+        for branch in spec.branches:
+            x = stem if branch.source is None else inputs[branch.source]
+            x = x[..., branch.start : branch.stop]
+            if branch.live is not None:
+                x = x * live_mask(branch.live, self.points, x)
+            parts.append(self.stack(branch.items, x))
+        how = spec.merge.function if isinstance(spec.merge, CallableMerge) else spec.merge
+        merged = self.merge(how, parts, inputs[0])
+        return merged if spec.merge is None else self.stack(spec.head, merged)
+
+    def stack(self, items: Sequence[Item], x: Any) -> Any:
         for item in items:
             if isinstance(item, DenseSpec):
-                x = tf.linalg.matmul(x, params[item.kernel])
+                x = tf.linalg.matmul(x, self.params[item.kernel])
                 if item.bias is not None:
-                    x = tf.nn.bias_add(x, params[item.bias])
-                x = activate(item.activation, x)
+                    x = tf.nn.bias_add(x, self.params[item.bias])
+                x = self.activate(item.activation, x)
+            elif isinstance(item, SplitSpec):
+                x = self.block(item, [x])
+            elif isinstance(item, Mask):
+                x = x * self.inputs[item.input]
+            elif isinstance(item, Gain):
+                x = x * self.params[item.param]
             else:
-                x = activate(item, x)
+                x = self.activate(item, x)
         return x
 
-    stem = stack(spec.stem, inputs[0]) if spec.stem else None
-    parts = []
-    for branch in spec.branches:
-        source = stem if branch.source is None else inputs[branch.source]
-        parts.append(stack(branch.items, source[..., branch.start : branch.stop]))
-    merged = merge(spec.merge, parts)
-    return merged if spec.merge is None else [stack(spec.head, merged)]
+
+def live_mask(live: Live, points: Sequence[Any], x: Any) -> Any:
+    """1 in the columns of x that count, else 0."""
+    point = points[live.point]
+    if point.shape.rank:
+        point = tf.reshape(point, tf.concat([tf.shape(x)[:-1], [1]], 0))
+    columns = tf.range(x.shape[-1], dtype=point.dtype)
+    return tf.cast(columns < point if live.side == "leading" else columns >= point, x.dtype)

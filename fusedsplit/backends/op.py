@@ -1,0 +1,274 @@
+"""The compiled op: a whole plan as one TensorFlow op on the CPU.
+
+How gradients are made here:
+
+- The forward op can save what backward would otherwise compute again. A call that nobody differentiates saves
+  nothing: in eager mode the tape is asked, and in a graph the gradient function, when it is built, switches
+  `save` on in the forward node. Where that comes too late, the saved tensor is empty and backward recomputes.
+- The saved values are one uint8 tensor. It is no trainable type, so TensorFlow makes no zeros for it.
+- The backward op's own gradient is the pure-TensorFlow form of the plan, so every higher order works.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.eager import context as eager_context
+from tensorflow.python.eager import record
+from tensorflow.python.framework import func_graph, ops
+
+from fusedsplit import config, native
+from fusedsplit.backends.base import CallContext
+from fusedsplit.plan import Plan
+
+FORWARD = "FusedsplitForward"
+BACKWARD = "FusedsplitBackward"
+DTYPES = ("float32", "float64")
+
+
+class _Loaded:
+    """The op library in this process, or the reason why it is not."""
+
+    def __init__(self) -> None:
+        self.wrappers: Any = None
+        self.library: native.OpLibrary | None = None
+        self.reason: str | None = None
+        config.max_isa(), config.num_threads()  # the library ignores what it does not understand: say so here
+        path = native.op_path()
+        self.reason = native.file_problem(path)
+        if self.reason is not None:
+            return
+        try:
+            # TensorFlow must be the first to load it, since the ops register themselves then.
+            self.wrappers = tf.load_op_library(str(path))
+            self.library = native.OpLibrary(path)
+        except (tf.errors.OpError, native.NativeError) as error:
+            self.reason = f"the op library cannot be used: {error}"
+            return
+        # TensorFlow's own setting, where there is one, binds the op as well.
+        limit = tf.config.threading.get_intra_op_parallelism_threads()
+        if 0 < limit < self.library.info()["threads"]:
+            self.library.set_threads(limit)
+
+
+@functools.cache
+def _loaded() -> _Loaded:
+    return _Loaded()
+
+
+def problem() -> str | None:
+    """Why the op cannot be used in this process; None where it can."""
+    return _loaded().reason
+
+
+def library_info() -> dict[str, Any]:
+    """What the loaded library says of itself; empty where it cannot be used."""
+    library = _loaded().library
+    return {} if library is None else library.info()
+
+
+class Op:
+    """The backend `op`."""
+
+    name = "op"
+
+    def not_supported_reasons(self, plan: Plan, context: CallContext) -> list[str]:
+        del plan  # every step of a plan is built
+        reasons = []
+        if problem() is not None:
+            reasons.append(problem())
+        if context.dtype not in DTYPES:
+            reasons.append(f"it is built for float32 and float64 only, not for {context.dtype}")
+        if context.in_xla:
+            reasons.append("XLA cannot compile a custom CPU op")
+        if context.in_save:
+            reasons.append("a saved model must run where fusedsplit is not installed")
+        return reasons
+
+    def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
+        call = _call(plan)
+        if not eager_context.executing_eagerly():
+            return call.in_graph(inputs, params, points)
+        if record.could_possibly_record():
+            return call.recorded(inputs, params, points)
+        return call.eager(inputs, params, points, save=False)[0]
+
+
+OP = Op()
+
+
+def pack_plan(code: Sequence[int]) -> bytes:
+    """An encoded plan as the ops take it."""
+    return struct.pack(f"<{len(code)}q", *code)
+
+
+@functools.lru_cache(maxsize=256)
+def _unpack_plan(code: bytes) -> Plan:
+    return Plan.decode(struct.unpack(f"<{len(code) // 8}q", code))
+
+
+class _Call:
+    """What is fixed for a plan: its encoding and its widths."""
+
+    __slots__ = ("code", "n_outputs", "widths", "wrappers")
+
+    def __init__(self, plan: Plan):
+        if problem() is not None:
+            raise native.NativeError(problem())
+        self.wrappers = _loaded().wrappers
+        self.code = pack_plan(plan.encode())
+        self.widths = [plan.values[i].width for i in plan.outputs]
+        self.n_outputs = len(self.widths)
+
+    def eager(self, inputs, params, points, save: bool) -> tuple[list[Any], Any]:
+        """(outputs, saved), by the shortest way into the runtime."""
+        return _fast_execute(
+            FORWARD, inputs, params, points, "n_outputs", self.n_outputs, "plan", self.code, "save", save
+        )
+
+    def in_graph(self, inputs, params, points) -> list[Any]:
+        leading = tf.TensorShape(inputs[0].shape)[:-1]
+        outputs, saved = self.wrappers.fusedsplit_forward(
+            inputs=list(inputs),
+            params=list(params),
+            points=list(points),
+            n_outputs=self.n_outputs,
+            plan=self.code,
+            save=False,
+        )
+        for output, width in zip(outputs, self.widths):
+            output.set_shape(leading.concatenate(width))
+        saved.set_shape([None])
+        return list(outputs)
+
+    def recorded(self, inputs, params, points) -> list[Any]:
+        """Runs under a tape or a forward accumulator, recording only what differentiates."""
+        inputs = [tf.convert_to_tensor(x) for x in inputs]
+        params = [tf.convert_to_tensor(p) for p in params]
+        sources = [*inputs, *params]
+        # A tangent may flow from any of them: which ones is known to the accumulators alone.
+        if pywrap_tfe.TFE_Py_PackJVPs(sources)[1]:
+            wanted = [1] * len(sources)
+        else:
+            wanted = [int(record.should_record_backprop((source,))) for source in sources]
+        if not any(wanted):
+            return self.eager(inputs, params, points, save=False)[0]
+        with record.stop_recording():
+            outputs, saved = self.eager(inputs, params, points, save=True)
+
+        def backward(*output_grads):
+            grads = _backward(self.code, inputs, params, points, outputs, saved, output_grads, wanted)
+            return [grad if want else None for grad, want in zip(grads, wanted)]
+
+        record.record_operation(FORWARD, outputs, sources, backward)
+        return outputs
+
+
+_calls: dict[int, _Call] = {}
+
+
+def _call(plan: Plan) -> _Call:
+    # By identity: hashing a plan takes longer than running a small one.
+    call = _calls.get(id(plan))
+    if call is None:
+        call = _calls[id(plan)] = _Call(plan)
+        weakref.finalize(plan, _calls.pop, id(plan), None)
+    return call
+
+
+def _fast_execute(op_name: str, *args: Any) -> Any:
+    try:
+        return pywrap_tfe.TFE_Py_FastPathExecute(eager_context.context(), op_name, None, *args)
+    except Exception as error:
+        if hasattr(error, "code") and hasattr(error, "message"):
+            ops.raise_from_not_ok_status(error, op_name)
+        raise
+
+
+def _backward(code, inputs, params, points, outputs, saved, output_grads, wanted) -> list[Any]:
+    """Gradients of inputs and params, in eager mode or in a graph; an unwanted one is an empty tensor."""
+    output_grads = [
+        tf.zeros_like(output) if grad is None else tf.convert_to_tensor(grad)
+        for grad, output in zip(output_grads, outputs)
+    ]
+    input_grads, param_grads = _loaded().wrappers.fusedsplit_backward(
+        inputs=inputs,
+        params=params,
+        points=list(points),
+        outputs=outputs,
+        saved=saved,
+        output_grads=output_grads,
+        plan=code,
+        wanted=wanted,
+    )
+    grads = [*input_grads, *param_grads]
+    if not eager_context.executing_eagerly():
+        for grad, source, want in zip(grads, [*inputs, *params], wanted):
+            grad.set_shape(source.shape if want else [0])
+    return grads
+
+
+def _split(op: Any, items: Sequence[Any], *counts: str) -> list[list[Any]]:
+    """Cuts `items` into parts of as many as the op's attributes say ("1" for a single one)."""
+    parts, at = [], 0
+    for count in counts:
+        size = 1 if count == "1" else op.get_attr(count)
+        parts.append(list(items[at : at + size]))
+        at += size
+    return parts
+
+
+def _save_in_forward(op: Any) -> None:
+    """Makes the forward node save what backward reads. `op` may be a tape's stand-in, its tensors are not."""
+    node = getattr(op.outputs[0], "op", None)
+    # A plain graph may have run in a session already, which forbids changing nodes: backward recomputes.
+    if node is None or node.type != FORWARD or not isinstance(node.graph, func_graph.FuncGraph):
+        return
+    if not node.get_attr("save"):
+        node._set_attr("save", attr_value_pb2.AttrValue(b=True))
+
+
+@ops.RegisterGradient(FORWARD)
+def _forward_gradient(op: Any, *grads: Any) -> list[Any]:
+    _save_in_forward(op)
+    inputs, params, points = _split(op, op.inputs, "n_inputs", "n_params", "n_points")
+    outputs, (saved,) = _split(op, op.outputs, "n_outputs", "1")
+    skipped = getattr(op, "skip_input_indices", None) or ()
+    wanted = [int(i not in skipped) for i in range(len(inputs) + len(params))]
+    code = op.get_attr("plan")
+    result = _backward(code, inputs, params, points, outputs, saved, grads[:-1], wanted)
+    return [grad if want else None for grad, want in zip(result, wanted)] + [None] * len(points)
+
+
+@ops.RegisterGradient(BACKWARD)
+def _backward_gradient(op: Any, *grads: Any) -> list[Any]:
+    """The gradient of a gradient, by TensorFlow's own rules on the pure-TensorFlow form of the plan.
+
+    The outputs and the saved values are functions of the inputs and the params: the derivative goes there.
+    """
+    from fusedsplit.backends.xla import execute
+
+    parts = _split(op, op.inputs, "n_inputs", "n_params", "n_points", "n_outputs", "1", "n_outputs")
+    inputs, params, points, outputs, saved, output_grads = parts
+    sources = [*inputs, *params]
+    wanted = [i for i, want in enumerate(op.get_attr("wanted")) if want and grads[i] is not None]
+    plan = _unpack_plan(op.get_attr("plan"))
+    with tf.GradientTape() as second:
+        second.watch([*sources, *output_grads])
+        with tf.GradientTape() as first:
+            first.watch(sources)
+            results = execute(plan, inputs, params, points)
+        firsts = first.gradient(results, [sources[i] for i in wanted], output_gradients=output_grads)
+    connected = [(grad, grads[i]) for grad, i in zip(firsts, wanted) if grad is not None]
+    targets = [tf.convert_to_tensor(grad) for grad, _ in connected]
+    weights = [tf.convert_to_tensor(weight) for _, weight in connected]
+    seconds = second.gradient(targets, [*sources, *output_grads], output_gradients=weights)
+    of_sources, of_grads = seconds[: len(sources)], seconds[len(sources) :]
+    return [*of_sources, *[None] * (len(points) + len(outputs) + len(saved)), *of_grads]

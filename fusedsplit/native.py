@@ -1,0 +1,134 @@
+"""The two native libraries: where they are, how they were built, and why one of them cannot be used.
+
+Importing this module loads nothing and needs neither TensorFlow nor NumPy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import json
+import platform
+import struct
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fusedsplit.plan import PLAN_VERSION
+
+PACKAGE = Path(__file__).resolve().parent
+# ELF's e_machine of the machines that there is code for.
+_ELF_MACHINES = {"x86_64": 62, "amd64": 62, "aarch64": 183, "arm64": 183}
+_ELF_HEADER = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")
+_MACHO_64 = b"\xcf\xfa\xed\xfe"
+
+
+class NativeError(RuntimeError):
+    """A native library that cannot be used, and why."""
+
+
+@functools.cache
+def build_info() -> dict[str, Any]:
+    """What the install recorded: compiler, flags, ISA units, version; or "reason", why nothing was built."""
+    path = PACKAGE / "_build_info.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        return {"built": False, "reason": f"the record of the native build cannot be read: {error}"}
+
+
+def op_path() -> Path:
+    return PACKAGE / "_op.so"
+
+
+def file_problem(path: Path) -> str | None:
+    """Why a library must not be loaded, found without loading it: a truncated one would end the process."""
+    if not path.exists():
+        return build_info().get("reason", f"{path.name} is missing: install fusedsplit again")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_ELF_HEADER.size)
+    except OSError as error:
+        return f"{path.name} cannot be read: {error}"
+    if sys.platform == "darwin":
+        return None if head[:4] == _MACHO_64 else f"{path.name} is damaged: it is not a 64-bit Mach-O file"
+    if len(head) < _ELF_HEADER.size or head[:4] != b"\x7fELF":
+        return f"{path.name} is damaged: it is not an ELF file"
+    fields = _ELF_HEADER.unpack(head)
+    bits, endian, machine = fields[1], fields[2], fields[6]
+    if (bits, endian, machine) != (2, 1, _ELF_MACHINES.get(platform.machine().lower())):
+        return f"{path.name} is for another architecture than {platform.machine()}"
+    # The table of sections stands at the end of the file, so it tells a truncated file.
+    sections_at, section_size, sections = fields[10], fields[15], fields[16]
+    if sections_at + section_size * sections > size:
+        return f"{path.name} is damaged: {size} bytes of {sections_at + section_size * sections}"
+    return None
+
+
+@functools.cache
+def core() -> ModuleType:
+    """The pybind11 module `fusedsplit._core`.
+
+    Raises:
+        NativeError: with the reason, if it is missing, damaged, for another machine or another plan version.
+    """
+    candidates = sorted(PACKAGE.glob("_core.*.so"))
+    problem = file_problem(candidates[0] if candidates else PACKAGE / "_core.so")
+    if problem is not None:
+        raise NativeError(problem)
+    try:
+        module = importlib.import_module("fusedsplit._core")
+    except ImportError as error:
+        raise NativeError(f"fusedsplit._core cannot be imported: {error}") from error
+    _check_plan_version("fusedsplit._core", module.plan_version)
+    return module
+
+
+def core_problem() -> str | None:
+    """Why `core` would raise; None where it does not."""
+    try:
+        core()
+    except NativeError as error:
+        return str(error)
+    return None
+
+
+def _check_plan_version(name: str, version: int) -> None:
+    if version != PLAN_VERSION:
+        raise NativeError(
+            f"{name}: expected plan version {PLAN_VERSION}. Received: version {version}, from another "
+            "release: install fusedsplit again"
+        )
+
+
+class OpLibrary:
+    """The op library, already loaded by TensorFlow: the functions of its own that it exports."""
+
+    def __init__(self, path: Path):
+        try:
+            self._library = ctypes.CDLL(str(path))
+            status = self._library.fusedsplit_op_status
+            self._info = self._library.fusedsplit_op_info
+            self._set_threads = self._library.fusedsplit_op_set_threads
+        except (OSError, AttributeError) as error:
+            raise NativeError(f"{path.name} is not an op library of this release: {error}") from error
+        status.restype = ctypes.c_char_p
+        self._info.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+        self._set_threads.argtypes = [ctypes.c_int]
+        reason = status().decode()
+        if reason:
+            raise NativeError(reason)
+        _check_plan_version(path.name, self.info()["plan_version"])
+
+    def info(self) -> dict[str, Any]:
+        """Version, plan version, the active ISA and the number of threads."""
+        text = ctypes.create_string_buffer(1024)
+        self._info(text, len(text))
+        return json.loads(text.value)
+
+    def set_threads(self, threads: int) -> None:
+        """The most threads that a call of the op may use, its caller included."""
+        self._set_threads(threads)
