@@ -18,9 +18,10 @@ if TYPE_CHECKING:  # what the lazy names are, for type checkers
     from fusedsplit.backends.reference import model as reference
     from fusedsplit.check import check
     from fusedsplit.dispatch import FusedSplitWarning, split_dense, use_backend
+    from fusedsplit.dynamic import LearnedSplit
     from fusedsplit.explain import explain
     from fusedsplit.info import info
-    from fusedsplit.layers import MergeDense, SplitDense
+    from fusedsplit.layers import DynamicSplitDense, MergeDense, SplitDense
     from fusedsplit.spec import SplitSpec
 
 __version__ = "0.1.0"
@@ -29,6 +30,8 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, tuple[str, str | None]] = {
     "SplitDense": ("layers", "SplitDense"),
     "MergeDense": ("layers", "MergeDense"),
+    "DynamicSplitDense": ("layers", "DynamicSplitDense"),
+    "LearnedSplit": ("dynamic", "LearnedSplit"),
     "SplitSpec": ("spec", "SplitSpec"),
     "merges": ("merges", None),
     "split_dense": ("dispatch", "split_dense"),

@@ -145,9 +145,9 @@ class _Case:
         rows = inputs[0].shape[:-1]
         dtype = inputs[0].dtype
         self.upstream = [rng.normal(size=(*rows, width)).astype(dtype) for width in spec.output_widths]
-        columns = [branch.stop - branch.start for branch in spec.branches if branch.live is not None]
-        sizes = [columns[0]] * spec.points
-        self.points = [tf.constant(rng.integers(0, size + 1, size=rows), tf.int32) for size in sizes]
+        widest = max(branch.stop - branch.start for branch in spec.branches)
+        points = [rng.integers(0, widest + 1, size=rows).ravel() for _ in range(spec.points)]
+        self.points = [tf.constant(p, tf.int32) for p in points]
         self.directions = [rng.normal(size=t.shape).astype(dtype) for t in (*inputs, *params)]
 
     def run(

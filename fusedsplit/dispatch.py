@@ -236,6 +236,11 @@ def ones_like_rows(x: Any, width: int) -> tf.Tensor:
     return tf.ones(tf.concat([shape, [width]], 0), x.dtype)
 
 
+def as_rows(points: tf.Tensor) -> tf.Tensor:
+    """Points of x's leading dimensions as one for each row of the flattened x; a single one stays as it is."""
+    return tf.reshape(points, [-1]) if points.shape.rank else points
+
+
 def _input_reasons(tensors: Sequence[Any], dtype: str) -> list[str]:
     reasons = []
     for x in tensors:
@@ -285,7 +290,7 @@ def split_dense(
     tensors = [tf.convert_to_tensor(x) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
     dtype = tensors[0].dtype.name
     weights = [tf.convert_to_tensor(p) for p in params]
-    points = [tf.cast(point, tf.int32) for point in points]
+    points = [as_rows(tf.cast(point, tf.int32)) for point in points]
     _check_operands(tensors, weights, points, spec)
     context = current_context(dtype)
     choice = choose(check_name(backend), plan_of(spec), context)

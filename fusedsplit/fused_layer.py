@@ -118,7 +118,11 @@ class FusedLayer(Layer):
     @property
     def params(self) -> list[Any]:
         """The weights in the order of `spec.params`: tf.Variables, or computed tensors (LoRA), read at each access."""
-        return [_tensor(getattr(layer, name)) for layer, name in self._readers[False].weights]
+        return self.params_for(training=False)
+
+    def params_for(self, training: bool | None) -> list[Any]:
+        """`params`, or what takes their place while training."""
+        return [_tensor(getattr(layer, name)) for layer, name in self._readers[bool(training)].weights]
 
     def unfusable_reasons(self) -> list[str]:
         """Why a call now must go through the sub-layers themselves; empty if it need not."""
@@ -133,11 +137,12 @@ class FusedLayer(Layer):
 
     def prepare(self, inputs: list[Any], training: bool | None) -> dispatch.Prepared:
         """The spec of a call, and all tensors that it is computed from."""
-        masks = [
-            dropout(dispatch.ones_like_rows(inputs[0], width), training=True)
-            for dropout, width in self._readers[bool(training)].dropouts
-        ]
-        return dispatch.Prepared(self.spec_for(training), [*inputs, *masks], self.params, [])
+        masks = [self.mask(source, width, inputs[0]) for source, width in self._readers[bool(training)].masks]
+        return dispatch.Prepared(self.spec_for(training), [*inputs, *masks], self.params_for(training), [])
+
+    def mask(self, source: Any, width: int, x: Any) -> Any:
+        """A mask of the training spec: Keras' own Dropout on ones, so that the same numbers are drawn."""
+        return source(dispatch.ones_like_rows(x, width), training=True)
 
     def block(self, reader: SpecReader, widths: Sequence[int]) -> SplitSpec:
         """The layer as a spec without params of its own: those of `reader`."""
@@ -172,7 +177,7 @@ class FusedLayer(Layer):
             for training in (False, True):
                 reader = SpecReader(len(widths), training)
                 block = self.block(reader, widths)
-                inputs = (*widths, *(width for _, width in reader.dropouts))
+                inputs = (*widths, *(width for _, width in reader.masks))
                 self._specs[training] = dataclasses.replace(block, inputs=inputs, params=reader.shapes)
                 self._readers[training] = reader
         specs = [keras.layers.InputSpec(min_ndim=2, axes={-1: width}) for width in widths]
@@ -236,6 +241,11 @@ class FusedLayer(Layer):
         merge = config["merge"]
         if isinstance(merge, dict) and "merge" not in merge:
             config["merge"] = keras.saving.deserialize_keras_object(merge)
+        return cls.from_parts(config)
+
+    @classmethod
+    def from_parts(cls, config: dict[str, Any]) -> FusedLayer:
+        """The layer from a config whose sub-layers are made again."""
         return cls(**config)
 
 
@@ -284,12 +294,23 @@ def _serialize_merge(merge: Any) -> Any:
         return merge.name
     if isinstance(merge, NamedMerge):
         return merge.get_config()
-    if keras.saving.get_registered_object(keras.saving.get_registered_name(merge)) is not merge:
-        raise ValueError(
-            "`merge`: expected a function registered with @keras.saving.register_keras_serializable(), so that it "
-            f"can be loaded. Received: merge={merge!r}"
-        )
-    return keras.saving.serialize_keras_object(merge)
+    return serialize_function("merge", merge)
+
+
+def serialize_function(what: str, function: Any) -> Any:
+    """The config of a function that can be loaded again.
+
+    Raises:
+        ValueError: if it is not registered with Keras.
+    """
+    if not isinstance(function, Layer):
+        registered = keras.saving.get_registered_object(keras.saving.get_registered_name(function))
+        if registered is not function:
+            raise ValueError(
+                f"`{what}`: expected a function registered with @keras.saving.register_keras_serializable(), so that "
+                f"it can be loaded. Received: {what}={function!r}"
+            )
+    return keras.saving.serialize_keras_object(function)
 
 
 @functools.lru_cache(maxsize=256)

@@ -143,15 +143,15 @@ class SpecReader:
 
     Attributes:
         weights: (layer, "kernel" | "bias") for each param, in weight order.
-        dropouts: the active Dropout layers and the width that each masks, in order; their masks are the inputs that
-            follow the first `inputs` ones.
+        masks: for each mask that is multiplied in, what gives it (an active Dropout layer, or a name of the owner's)
+            and its width, in order; the masks are the inputs that follow the first `inputs` ones.
     """
 
     def __init__(self, inputs: int, training: bool):
         self.inputs = inputs
         self.training = training
         self.weights: list[tuple[Layer, str]] = []
-        self.dropouts: list[tuple[Dropout, int]] = []
+        self.masks: list[tuple[Any, int]] = []
 
     def items(self, layers: Sequence[Layer], width: int) -> tuple[Item, ...]:
         """What a stack computes on a value of `width` columns."""
@@ -175,9 +175,9 @@ class SpecReader:
         activation = activation_of(layer)
         return None if activation == LINEAR else activation
 
-    def mask(self, layer: Dropout, width: int) -> Mask:
-        self.dropouts.append((layer, width))
-        return Mask(self.inputs + len(self.dropouts) - 1)
+    def mask(self, source: Any, width: int) -> Mask:
+        self.masks.append((source, width))
+        return Mask(self.inputs + len(self.masks) - 1)
 
     def param(self, layer: Layer, name: str) -> int:
         """The place of a weight among the params; a shared one has one place."""

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from fusedsplit import merges
 from fusedsplit.spec import DenseSpec, SplitSpec
 
 _erf = np.vectorize(math.erf, otypes=[float])
@@ -35,13 +36,14 @@ FUNCTIONS = {
 
 
 def compute(spec: SplitSpec, inputs: list[np.ndarray], params: list[np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a spec in float64."""
-    inputs = [np.asarray(x, np.float64) for x in inputs]
+    """The outputs of a spec without masks and points, in float64."""
     params = [np.asarray(p, np.float64) for p in params]
 
     def stack(items, x):
         for item in items:
-            if isinstance(item, DenseSpec):
+            if isinstance(item, SplitSpec):
+                (x,) = block(item, [x])
+            elif isinstance(item, DenseSpec):
                 x = x @ params[item.kernel]
                 if item.bias is not None:
                     x = x + params[item.bias]
@@ -50,20 +52,30 @@ def compute(spec: SplitSpec, inputs: list[np.ndarray], params: list[np.ndarray])
                 x = FUNCTIONS[item.name](x, item.alpha)
         return x
 
-    stem = stack(spec.stem, inputs[0]) if spec.stem else None
-    parts = []
-    for branch in spec.branches:
-        source = stem if branch.source is None else inputs[branch.source]
-        parts.append(stack(branch.items, source[..., branch.start : branch.stop]))
-    if spec.merge is None:
-        return parts
-    return [stack(spec.head, merge(spec.merge, parts))]
+    def block(spec, inputs):
+        stem = stack(spec.stem, inputs[0])
+        sources = [stem if branch.source is None else inputs[branch.source] for branch in spec.branches]
+        parts = [stack(b.items, x[..., b.start : b.stop]) for b, x in zip(spec.branches, sources)]
+        return parts if spec.merge is None else [stack(spec.head, merge(spec.merge, parts, inputs[0]))]
+
+    return block(spec, [np.asarray(x, np.float64) for x in inputs])
 
 
-def merge(name: str, parts: list[np.ndarray]) -> np.ndarray:
-    if name == "concat":
+def merge(how: merges.NamedMerge, parts: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+    if isinstance(how, merges.Concat):
         return np.concatenate(parts, -1)
-    if name == "average":
+    if isinstance(how, merges.Weighted):
+        return np.concatenate([w * part for w, part in zip(how.weights, parts)], -1)
+    if isinstance(how, merges.Mixture):
+        gate = FUNCTIONS["softmax"](parts[-1], 0) if how.softmax else parts[-1]
+        return sum(gate[..., e : e + 1] * part for e, part in enumerate(parts[:-1]))
+    if isinstance(how, merges.Dueling):
+        value, advantage = parts
+        reduce = {"mean": np.mean, "max": np.max, "naive": lambda a, axis, keepdims: 0.0}[how.baseline]
+        return value + advantage - reduce(advantage, axis=-1, keepdims=True)
+    if isinstance(how, merges.Highway):
+        return parts[1] * parts[0] + (1 - parts[1]) * x
+    if how.name == "average":
         return sum(parts) / len(parts)
     fold = {
         "add": np.add,
@@ -71,5 +83,5 @@ def merge(name: str, parts: list[np.ndarray]) -> np.ndarray:
         "multiply": np.multiply,
         "maximum": np.maximum,
         "minimum": np.minimum,
-    }[name]
+    }[how.name]
     return functools.reduce(fold, parts)

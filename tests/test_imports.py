@@ -18,7 +18,7 @@ ORDER = (
     {"spec"},
     {"sublayers", "lower", "backends.reference", "backends.op"},
     {"backends.xla"},
-    {"dispatch"},
+    {"dispatch", "dynamic"},
     {"fused_layer"},
     {"layers"},
     {"check", "explain", "info"},
