@@ -1,0 +1,58 @@
+# The front door: `make test` and `make bench` work in a fresh clone. PYTHON is the interpreter of the environment.
+PYTHON ?= python3
+BIN := .venv/bin
+PY_FILES := setup.py fusedsplit tests benchmarks
+CC_FILES = $(shell find csrc tests -name '*.cc' -o -name '*.h')
+
+.PHONY: all venv native test bench lint format ulp selftest sanitize clean
+all: test
+
+venv: .venv/installed
+
+# The environment is made anew only when what it is made from changes; `native` keeps the libraries up to date.
+.venv/installed: pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade pip
+	FUSEDSPLIT_FORCE_BUILD=1 $(BIN)/python -m pip install -e '.[test,bench]'
+	touch $@
+
+native: venv
+	FUSEDSPLIT_FORCE_BUILD=1 $(BIN)/python setup.py -q build_ext --inplace
+
+test: native
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+bench: native
+	$(BIN)/fusedsplit bench $(BENCH_ARGS)
+
+lint: venv
+	$(BIN)/ruff format --check $(PY_FILES)
+	$(BIN)/ruff check $(PY_FILES)
+	$(BIN)/clang-format --dry-run -Werror $(CC_FILES)
+	FUSEDSPLIT_WERROR=1 FUSEDSPLIT_FORCE_BUILD=1 $(BIN)/python setup.py -q build_ext --build-lib build/lint
+
+format: venv
+	$(BIN)/ruff format $(PY_FILES)
+	$(BIN)/ruff check --fix $(PY_FILES)
+	$(BIN)/clang-format -i $(CC_FILES)
+
+# The error of every activation on every float32, on every ISA that the machine has.
+ulp: venv
+	$(BIN)/python setup.py -q build_program --name ulp
+	build/programs/ulp $(ULP_ARGS)
+
+selftest: venv
+	$(BIN)/python setup.py -q build_program --name selftest
+	build/programs/selftest $(SELFTEST_ARGS)
+
+# The core's own checks under the sanitizers of addresses, undefined behaviour and threads.
+sanitize: venv
+	CXXFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
+	    $(BIN)/python setup.py -q build_program --name selftest --target build/programs/selftest-address
+	CXXFLAGS="-O1 -g -fsanitize=thread" \
+	    $(BIN)/python setup.py -q build_program --name selftest --target build/programs/selftest-thread
+	build/programs/selftest-address $(SELFTEST_ARGS)
+	build/programs/selftest-thread $(SELFTEST_ARGS)
+
+clean:
+	rm -rf build dist *.egg-info fusedsplit/_build_info.json fusedsplit/*.so
