@@ -60,10 +60,10 @@ struct Source {
 };
 
 // One step of any kind; which fields count follows from `kind`.
-//   kDense  sources[0], kernel, bias (-1: none), activation, dst, point (-1: none), side
-//   kMerge  merge_op, sources, gain, shift, activation, dst
-//   kRow    row_op, sources[0], dst
-//   kMix    sources[0] is the gate, sources[1..] are the experts, dst
+//   kDense  sources[0], kernel, bias (-1: none), activation, dst, point (-1:
+//   none), side kMerge  merge_op, sources, gain, shift, activation, dst kRow
+//   row_op, sources[0], dst kMix    sources[0] is the gate, sources[1..] are
+//   the experts, dst
 struct Step {
   StepKind kind = StepKind::kDense;
   MergeOp merge_op = MergeOp::kAdd;
@@ -88,8 +88,8 @@ struct Plan {
   std::vector<int> outputs;  // indices of the output values, in order
 };
 
-// Decodes and validates `size` integers. Returns "" and fills *plan, or returns what is wrong with them.
-// Any integers whatever are safe.
+// Decodes and validates `size` integers. Returns "" and fills *plan, or returns what is wrong with them. Any
+// integers whatever are safe.
 std::string decode_plan(const int64_t* code, size_t size, Plan* plan);
 
 }  // namespace fusedsplit

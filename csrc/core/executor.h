@@ -1,0 +1,89 @@
+// How a program runs: by blocks of rows, each through all steps, or, with few rows, by chains side by side.
+#pragma once
+
+#include "backward.h"
+#include "block.h"
+#include "layout.h"
+#include "parallel.h"
+
+namespace fusedsplit {
+
+template <class T>
+class Executor {
+ public:
+  explicit Executor(const Plan& plan);
+
+  void forward(const ForwardArgs<T>& args) const;
+  void backward(const BackwardArgs<T>& args) const;
+
+  const Plan& plan() const { return plan_; }
+  const Layout& layout() const { return layout_; }
+  size_t workspace_bytes(ptrdiff_t rows) const;
+  size_t scratch_bytes() const;
+
+ private:
+  // Everything of one call that its workers share.
+  struct Call;
+
+  void forward_blocks(Call* call, const ForwardArgs<T>& args) const;
+  void forward_chains(Call* call, const ForwardArgs<T>& args) const;
+  void backward_blocks(Call* call, const BackwardArgs<T>& args) const;
+  void backward_chains(Call* call, const BackwardArgs<T>& args) const;
+  void recompute(Call* call, const Block<T>& block) const;
+  void zero_params(const Gradients<T>& grads, ptrdiff_t lane, bool all) const;
+  void reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t lanes) const;
+  size_t forward_bytes() const;
+  size_t backward_bytes() const;
+
+  Plan plan_;
+  Layout layout_;
+  Layout few_;  // for inference with few rows: Dense steps are cut into more chains
+};
+
+// Rows from which packing the kernels for the call pays.
+constexpr ptrdiff_t kPackRows = 24;
+
+// Fewer rows than this for each worker are not worth cutting into blocks.
+constexpr ptrdiff_t kFewRows = 48;
+
+// Workers that are worth having: one more for each work_per_worker operations. Below that another one costs
+// more than it brings, since waking it takes 4.4 us. Not a constant only for tests, which run small plans.
+extern double work_per_worker;
+int useful_workers(double flops);
+
+// The tensors of a call.
+template <class T, class Args>
+Tensors<T> tensors_of(const Args& args) {
+  Tensors<T> tensors;
+  tensors.inputs = args.inputs;
+  tensors.params = args.params;
+  tensors.points = args.points;
+  tensors.outputs = args.outputs;
+  return tensors;
+}
+
+template <class T>
+struct Executor<T>::Call {
+  const Kernels<T>* kernels = nullptr;
+  Workers* workers = nullptr;
+  Tensors<T> tensors;
+
+  Block<T> block(const Layout& layout, ptrdiff_t begin, ptrdiff_t end) const {
+    Block<T> block;
+    block.kernels = kernels;
+    block.layout = &layout;
+    block.tensors = &tensors;
+    block.row = begin;
+    block.rows = end - begin;
+    return block;
+  }
+
+  // Packs every kernel, as forward reads it or transposed.
+  void pack(const Layout& layout, bool transposed, T* to) const {
+    workers->run(static_cast<ptrdiff_t>(layout.nodes.size()), [&](ptrdiff_t i, int) {
+      pack_node(*kernels, layout, layout.nodes[static_cast<size_t>(i)], tensors.params, transposed, to);
+    });
+  }
+};
+
+}  // namespace fusedsplit

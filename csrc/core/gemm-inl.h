@@ -1,0 +1,292 @@
+// Products of any size from register tiles, and the packing of their right operands. Included by ISA units.
+
+namespace fusedsplit {
+namespace {
+
+constexpr ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+constexpr ptrdiff_t min_of(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+constexpr ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+
+// Chunk i of a sum of k terms: near-equal chunks, which depend on k alone.
+struct Chunks {
+  ptrdiff_t k, count;
+  explicit Chunks(ptrdiff_t terms) : k(terms), count(max_of(1, ceil_div(terms, kChunk))) {}
+  ptrdiff_t begin(ptrdiff_t i) const { return k * i / count; }
+};
+
+// A panel is the columns that one tile covers. Many rows: panels of two vectors and, for an odd number of
+// vectors, one of three, never a lone one. So also in packed operands.
+FUSEDSPLIT_INLINE ptrdiff_t panel_vectors(ptrdiff_t left) { return left == 3 || left == 1 ? left : 2; }
+
+// Few rows: the widest panel that fits, to have enough independent sums under way.
+template <class T>
+FUSEDSPLIT_INLINE ptrdiff_t panel_vectors_few(ptrdiff_t left, ptrdiff_t m) {
+  if (left >= 8 && m <= kTileRows[8]) return 8;
+  if (left >= 4 && m <= kTileRows[4]) return 4;
+  return left >= 3 ? 3 : left;
+}
+
+// Rows from which panels for many rows are used; a packed operand always has those.
+constexpr ptrdiff_t kManyRows = 7;
+
+// N up to this with a K from kDotMinTerms: 16 interleaved partial sums run along K, because a vector along N
+// would be nearly empty.
+constexpr ptrdiff_t kDotMaxColumns = 4;
+constexpr ptrdiff_t kDotMinTerms = 32;
+constexpr ptrdiff_t kDotLanes = 16;
+constexpr bool is_dot(ptrdiff_t k, ptrdiff_t n) { return n <= kDotMaxColumns && k >= kDotMinTerms; }
+
+// One panel over one chunk: tiles of near-equal heights down the rows.
+template <class T, bool kColumns>
+void panel_rows(const TileColumn<T>& column, ptrdiff_t m, TileArgs<T> args) {
+  const ptrdiff_t tiles = ceil_div(m, column.max_rows), rows = m / tiles, taller = m % tiles;
+  for (ptrdiff_t t = 0; t < tiles; ++t) {
+    const ptrdiff_t height = rows + (t < taller);
+    column.fn[height](args);
+    args.a += kColumns ? height : height * args.lda;
+    args.c += height * args.ldc;
+    if (args.mask) args.mask += height * args.ldmask;
+  }
+}
+
+// What remains to be done to a finished panel when the activation is not one that tiles apply in registers.
+template <class T>
+void panel_activation(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t width) {
+  for (ptrdiff_t i = 0; i < g.m; ++i) {
+    T* c = g.c + i * g.ldc + column;
+    if (g.pre) __builtin_memcpy(g.pre + i * g.ldpre + column, c, static_cast<size_t>(width) * sizeof(T));
+    activate<T>(g.activation, g.alpha, c, width);
+  }
+}
+
+constexpr int kLinearKind = 0;
+constexpr int kReluKind = 1;
+
+// Columns [column, column + width) of a product, all of K.
+template <class T, bool kColumns>
+void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {
+  constexpr ptrdiff_t kWide = kLanes<T>;
+  const ptrdiff_t padded = vectors * kWide, width = min_of(padded, g.n - column);
+  const Chunks chunks(g.k);
+  const bool in_registers = g.activation <= kReluKind && !g.pre;
+  TileArgs<T> args;
+  args.lda = g.lda;
+  args.ldb = g.packed ? padded : g.ldb;
+  args.c = g.c + column;
+  args.ldc = g.ldc;
+  args.last = width - (vectors - 1) * kWide;
+  args.ldmask = g.ldmask;
+  const T* b = g.packed ? g.b + column * g.k : g.b + column;
+  // Whole vectors may be loaded up to the row from which they would reach beyond the end of B.
+  const ptrdiff_t full = g.packed || padded == width ? g.k : max_of(0, g.k - ceil_div(padded - width, g.ldb));
+  bool begun = false;
+  for (ptrdiff_t i = 0; i < chunks.count; ++i) {
+    const ptrdiff_t begin = max_of(chunks.begin(i), g.k_begin), end = min_of(chunks.begin(i + 1), g.k_end);
+    const bool last = i + 1 == chunks.count || chunks.begin(i + 1) >= g.k_end;
+    if (begin >= end && !(last && !begun)) continue;
+    args.k = max_of(0, end - begin);
+    args.k_full = max_of(0, min_of(full, end) - begin);
+    args.a = g.a + (kColumns ? begin * g.lda : begin);
+    args.b = b + begin * args.ldb;
+    args.init = begun || !g.bias ? nullptr : g.bias + column;
+    args.add = begun || g.add;
+    args.relu = last && in_registers && g.activation == kReluKind;
+    args.mask = last && g.mask ? g.mask + column : nullptr;
+    panel_rows<T, kColumns>(tile_column<T, kColumns>(vectors), g.m, args);
+    begun = true;
+    if (last) break;
+  }
+  if (!in_registers) panel_activation(g, column, width);
+}
+
+template <class T>
+void gemm_dot(const Gemm<T>& g);
+
+template <class T>
+void gemm(const Gemm<T>& g) {
+  constexpr ptrdiff_t kWide = kLanes<T>;
+  if (is_dot(g.k, g.n)) return gemm_dot(g);
+  const bool few = !g.packed && g.m < kManyRows;
+  ptrdiff_t left = ceil_div(g.n, kWide);
+  for (ptrdiff_t column = 0; left > 0;) {
+    const ptrdiff_t vectors = few ? panel_vectors_few<T>(left, g.m) : panel_vectors(left);
+    panel<T, false>(g, column, vectors);
+    column += vectors * kWide;
+    left -= vectors;
+  }
+}
+
+// C^T by panels over the rows of C, for a C of so few columns that its rows would leave vectors empty.
+template <class T>
+void gemm_tn_narrow(const Gemm<T>& g) {
+  constexpr ptrdiff_t kWide = kLanes<T>;
+  T block[8 * 3 * kWide];
+  for (ptrdiff_t row = 0; row < g.m;) {
+    const ptrdiff_t vectors = min_of(3, ceil_div(g.m - row, kWide)), padded = vectors * kWide;
+    Gemm<T> t;
+    t.m = g.n;
+    t.n = min_of(padded, g.m - row);
+    t.k = t.k_end = g.k;
+    t.a = g.b;
+    t.lda = g.ldb;
+    t.b = g.a + row;
+    t.ldb = g.lda;
+    t.c = block;
+    t.ldc = padded;
+    panel<T, true>(t, 0, vectors);
+    for (ptrdiff_t i = 0; i < t.n; ++i) {
+      T* c = g.c + (row + i) * g.ldc;
+      for (ptrdiff_t j = 0; j < g.n; ++j) c[j] = (g.add ? c[j] : T(0)) + block[j * padded + i];
+    }
+    row += t.n;
+  }
+}
+
+template <class T>
+void gemm_tn(const Gemm<T>& g) {
+  constexpr ptrdiff_t kWide = kLanes<T>;
+  if (g.n < 8 && g.m >= kWide) return gemm_tn_narrow(g);
+  ptrdiff_t left = ceil_div(g.n, kWide);
+  for (ptrdiff_t column = 0; left > 0;) {
+    const ptrdiff_t vectors = panel_vectors(left);
+    panel<T, true>(g, column, vectors);
+    column += vectors * kWide;
+    left -= vectors;
+  }
+}
+
+// The sum of 16 terms that lie in 16 / lanes vectors.
+template <class T>
+FUSEDSPLIT_INLINE T sum_dot_lanes(Vec<T>* v) {
+  constexpr int kCount = static_cast<int>(kDotLanes / kLanes<T>);
+  for (int half = kCount / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
+  return reduce_add(v[0]);
+}
+
+// out[i][j] += sum over a chunk of a[i][k] * b[j][k], for R rows; b is transposed, a row every ldb.
+template <class T, int R>
+void dot_rows(ptrdiff_t k, ptrdiff_t n, const T* a, ptrdiff_t lda, const T* b, ptrdiff_t ldb, T* out) {
+  constexpr int kCount = static_cast<int>(kDotLanes / kLanes<T>);
+  constexpr ptrdiff_t kWide = kLanes<T>;
+  for (ptrdiff_t j = 0; j < n; ++j) {
+    Vec<T> acc[R][kCount] = {};
+    ptrdiff_t at = 0;
+    for (; at + kDotLanes <= k; at += kDotLanes)
+#pragma GCC unroll 4
+      for (int c = 0; c < kCount; ++c) {
+        const Vec<T> w = load(b + j * ldb + at + c * kWide);
+#pragma GCC unroll 4
+        for (int i = 0; i < R; ++i) acc[i][c] = fma(load(a + i * lda + at + c * kWide), w, acc[i][c]);
+      }
+    if (at < k) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kCount; ++c) {
+        const ptrdiff_t valid = min_of(kWide, max_of(0, k - at - c * kWide));
+        const Vec<T> w = load_first(b + j * ldb + at + c * kWide, valid);
+#pragma GCC unroll 4
+        for (int i = 0; i < R; ++i)
+          acc[i][c] = fma(load_first(a + i * lda + at + c * kWide, valid), w, acc[i][c]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i) out[i * kDotMaxColumns + j] += sum_dot_lanes<T>(acc[i]);
+  }
+}
+
+// Sums and epilogue of `rows` rows of a narrow product are kept here while K passes.
+template <class T>
+void dot_finish(const Gemm<T>& g, ptrdiff_t row, ptrdiff_t rows, const T* sums) {
+  for (ptrdiff_t i = row; i < row + rows; ++i, sums += kDotMaxColumns)
+    for (ptrdiff_t j = 0; j < g.n; ++j) {
+      T* c = g.c + i * g.ldc + j;
+      const T v = sums[j] + (g.add ? *c : T(0));
+      *c = g.mask && !(g.mask[i * g.ldmask + j] > T(0)) ? T(0) : v;
+    }
+}
+
+// A product of few columns. Its right operand is used transposed: as packed, or as it is if it is one
+// column, or else transposed here again for every strip of rows, which is for few rows.
+template <class T>
+void gemm_dot(const Gemm<T>& g) {
+  const Chunks chunks(g.k);
+  const bool in_place = g.packed || (g.n == 1 && g.ldb == 1);
+  T transposed[kDotMaxColumns * kChunk];
+  for (ptrdiff_t row = 0, rows; row < g.m; row += rows) {
+    rows = g.m - row >= 4 ? 4 : 1;
+    T sums[4 * kDotMaxColumns];
+    for (ptrdiff_t i = 0; i < rows * kDotMaxColumns; ++i)
+      sums[i] = g.bias && i % kDotMaxColumns < g.n ? g.bias[i % kDotMaxColumns] : T(0);
+    for (ptrdiff_t i = 0; i < chunks.count; ++i) {
+      const ptrdiff_t begin = max_of(chunks.begin(i), g.k_begin), end = min_of(chunks.begin(i + 1), g.k_end);
+      if (begin >= end) continue;
+      const T* b = g.b + begin;
+      if (!in_place) {
+        for (ptrdiff_t k = begin; k < end; ++k)
+          for (ptrdiff_t j = 0; j < g.n; ++j) transposed[j * kChunk + k - begin] = g.b[k * g.ldb + j];
+        b = transposed;
+      }
+      const ptrdiff_t ldb = in_place ? ceil_div(g.k, kPad) * kPad : kChunk;
+      const T* a = g.a + row * g.lda + begin;
+      if (rows == 4) {
+        dot_rows<T, 4>(end - begin, g.n, a, g.lda, b, ldb, sums);
+      } else {
+        dot_rows<T, 1>(end - begin, g.n, a, g.lda, b, ldb, sums);
+      }
+    }
+    dot_finish(g, row, rows, sums);
+  }
+  if (g.activation != kLinearKind || g.pre) panel_activation(g, 0, g.n);
+}
+
+// B by panels, each k x padded width, so that a tile reads it front to back; the padding is zero. B of a
+// narrow product: its transpose, rows padded. `at(k, n)` is an element of B.
+template <class T, class At>
+FUSEDSPLIT_INLINE void pack_elements(ptrdiff_t k, ptrdiff_t n, T* to, At at) {
+  if (is_dot(k, n)) {
+    const ptrdiff_t padded = ceil_div(k, kPad) * kPad;
+    for (ptrdiff_t j = 0; j < n; ++j, to += padded)
+      for (ptrdiff_t i = 0; i < padded; ++i) to[i] = i < k ? at(i, j) : T(0);
+    return;
+  }
+  ptrdiff_t left = ceil_div(n, kLanes<T>);
+  for (ptrdiff_t column = 0; left > 0;) {
+    const ptrdiff_t vectors = panel_vectors(left), padded = vectors * kLanes<T>;
+    const ptrdiff_t width = min_of(padded, n - column);
+    for (ptrdiff_t i = 0; i < k; ++i, to += padded) {
+      for (ptrdiff_t j = 0; j < width; ++j) to[j] = at(i, column + j);
+      for (ptrdiff_t j = width; j < padded; ++j) to[j] = 0;
+    }
+    column += padded;
+    left -= vectors;
+  }
+}
+
+template <class T>
+void pack(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
+  pack_elements<T>(k, n, to, [=](ptrdiff_t i, ptrdiff_t j) { return b[i * ldb + j]; });
+}
+
+// The rows of a panel are columns of what is given: it is read by short pieces of its rows.
+template <class T>
+void pack_transposed(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
+  constexpr ptrdiff_t kPiece = 16;
+  if (is_dot(k, n) || n % kLanes<T> != 0) {
+    return pack_elements<T>(k, n, to, [=](ptrdiff_t i, ptrdiff_t j) { return b[j * ldb + i]; });
+  }
+  ptrdiff_t left = n / kLanes<T>;
+  for (ptrdiff_t column = 0; left > 0;) {
+    const ptrdiff_t vectors = panel_vectors(left), width = vectors * kLanes<T>;
+    for (ptrdiff_t first = 0; first < k; first += kPiece)
+      for (ptrdiff_t j = 0; j < width; ++j) {
+        const T* from = b + (column + j) * ldb;
+        for (ptrdiff_t i = first; i < min_of(first + kPiece, k); ++i) to[i * width + j] = from[i];
+      }
+    to += k * width;
+    column += width;
+    left -= vectors;
+  }
+}
+
+}  // namespace
+}  // namespace fusedsplit

@@ -1,0 +1,116 @@
+// What the executor decides about a plan, once: in which order, where values live, what is kept for
+// backward.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "plan.h"
+#include "slice.h"
+
+namespace fusedsplit {
+
+// Where the columns of a value are. Inputs and outputs are the caller's tensors; hidden values, and the
+// gradients of all values but inputs, are panels of a block: `offset * rows` elements into it, a row every
+// `ld`, with rows the block's own number of rows.
+struct Place {
+  Role role = Role::kHidden;
+  int index = 0;  // among the inputs or outputs
+  ptrdiff_t width = 0;
+  ptrdiff_t ld = 0;          // of its panels
+  ptrdiff_t kept_ld = 0;     // of the one kept for backward
+  ptrdiff_t kept = 0;        // its panel where values are kept for backward
+  ptrdiff_t brief = 0;       // the same at inference, where panels are used again
+  ptrdiff_t grad = 0;        // the panel of its gradient, in units of `ld`
+  bool grad_zeroed = false;  // the gradient starts as zeros; otherwise the first writer of a column sets it
+  bool read = false;         // some step reads it
+};
+
+// One param's gradient in a lane.
+struct ParamPlace {
+  ptrdiff_t cols = 0;
+  ptrdiff_t offset = 0;
+  bool zeroed = false;  // starts as zeros, because several steps share it or leave some of it alone
+  bool shared = false;  // by several steps
+};
+
+// Columns of an output whose gradient enters backward through one activation, whoever wrote them.
+struct Entry {
+  Range range;
+  size_t node = 0;  // the first of the nodes that wrote them
+};
+
+// Nodes [begin, end) of one chain.
+struct Chain {
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+struct Layout {
+  // `bytes` is the size of an element; `most` is for slice_plan.
+  Layout(const Plan& plan, size_t bytes, ptrdiff_t most);
+
+  std::vector<Place> places;  // by value
+  std::vector<Node> nodes;    // in the order in which they run
+  std::vector<ParamPlace> params;
+  std::vector<Entry> entries;
+  std::vector<std::vector<Chain>> stages;
+  bool parallel_gradients = true;  // the chains of a stage may run backward at the same time
+  ptrdiff_t kept_width = 0;        // elements per row of all that is kept for backward
+  ptrdiff_t brief_width = 0;       // the same of the hidden values at inference
+  ptrdiff_t grad_width = 0;        // the same of gradients
+  ptrdiff_t masked_width = 0;      // the widest source that is masked by a point
+  ptrdiff_t param_size = 0;        // elements of one lane of weight gradients
+  ptrdiff_t packed_size = 0;       // elements of all packed kernels
+  ptrdiff_t max_sources = 0;       // of a Merge or Mix
+  ptrdiff_t max_suffix = 0;        // elements of scratch for the derivative of a product of several
+  ptrdiff_t max_merge = 0;         // the widest Merge
+  ptrdiff_t brief_rows = 0;        // rows of a block at inference, at most
+  ptrdiff_t most_lanes = 0;        // of weight gradients
+  ptrdiff_t kept_rows = 0;         // rows of a block in training, at most
+  double flops = 0;                // of the products, per row
+
+ private:
+  void place_values(const std::vector<Value>& values, ptrdiff_t unit);
+  void place_nodes(ptrdiff_t unit);
+  void place_params(const Plan& plan);
+  void order_gradients();
+  void find_entries();
+  void find_masks();
+  void find_chains();
+  void reuse_panels();
+  void size_blocks(size_t bytes);
+};
+
+// How rows are cut in training. It depends on the number of rows alone, never on threads, since weight
+// gradients are sums over blocks and then over lanes.
+struct Blocks {
+  Blocks(const Layout& layout, ptrdiff_t rows);
+
+  ptrdiff_t rows = 0;
+  ptrdiff_t lanes = 1;
+  ptrdiff_t block_rows = 1;
+
+  ptrdiff_t lane_begin(ptrdiff_t lane) const { return rows * lane / lanes; }
+  ptrdiff_t lane_blocks(ptrdiff_t lane) const;
+  // First row of a block of a lane; with block = lane_blocks(lane), the end of the lane.
+  ptrdiff_t block_begin(ptrdiff_t lane, ptrdiff_t block) const;
+};
+
+struct BlockRows {
+  ptrdiff_t begin, end;
+};
+
+// The blocks of all lanes, one after another.
+class BlockList {
+ public:
+  explicit BlockList(const Blocks& blocks);
+  ptrdiff_t count() const { return first_.back(); }
+  BlockRows at(ptrdiff_t i) const;
+
+ private:
+  Blocks blocks_;
+  std::vector<ptrdiff_t> first_;  // by lane: its first block; and the number of all blocks
+};
+
+}  // namespace fusedsplit

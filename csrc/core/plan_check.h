@@ -1,0 +1,13 @@
+// The rules of a plan: the same as in fusedsplit/plan.py.
+#pragma once
+
+#include <string>
+
+#include "plan.h"
+
+namespace fusedsplit {
+
+// "" or the first rule that the plan breaks, and where. May throw std::bad_alloc.
+std::string check_plan(const Plan& plan);
+
+}  // namespace fusedsplit

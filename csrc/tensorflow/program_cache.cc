@@ -1,0 +1,66 @@
+#include "tensorflow/program_cache.h"
+
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "tensorflow/call.h"
+
+namespace fusedsplit {
+namespace {
+
+// Weak: the kernels own the programs, so the cache holds none alive that no kernel uses.
+template <class T>
+struct Cache {
+  std::mutex mutex;
+  std::map<std::vector<int64_t>, std::weak_ptr<const Compiled<T>>> programs;
+};
+
+template <class T>
+Cache<T>& cache() {
+  static auto* const instance = new Cache<T>;  // never destroyed: kernels may outlive static destructors
+  return *instance;
+}
+
+template <class T>
+void drop_expired(Cache<T>* cache) {
+  for (auto it = cache->programs.begin(); it != cache->programs.end();) {
+    it = it->second.expired() ? cache->programs.erase(it) : std::next(it);
+  }
+}
+
+}  // namespace
+
+template <class T>
+Compiled<T>::Compiled(const Plan& plan) : program(plan) {
+  for (const Value& value : plan.values) row_bytes += static_cast<double>(value.width) * sizeof(T);
+}
+
+template <class T>
+std::shared_ptr<const Compiled<T>> compiled_plan(const std::vector<int64_t>& code) {
+  Cache<T>& programs = cache<T>();
+  {
+    const std::lock_guard<std::mutex> lock(programs.mutex);
+    const auto found = programs.programs.find(code);
+    if (found != programs.programs.end()) {
+      if (auto program = found->second.lock()) return program;
+    }
+  }
+  Plan plan;
+  const std::string problem = decode_plan(code.data(), code.size(), &plan);
+  if (!problem.empty()) invalid("plan: " + problem);
+  auto made = std::make_shared<const Compiled<T>>(plan);
+  const std::lock_guard<std::mutex> lock(programs.mutex);
+  drop_expired(&programs);
+  auto& slot = programs.programs[code];
+  if (auto other = slot.lock()) return other;  // made by another thread meanwhile
+  slot = made;
+  return made;
+}
+
+template struct Compiled<float>;
+template struct Compiled<double>;
+template std::shared_ptr<const Compiled<float>> compiled_plan<float>(const std::vector<int64_t>&);
+template std::shared_ptr<const Compiled<double>> compiled_plan<double>(const std::vector<int64_t>&);
+
+}  // namespace fusedsplit
