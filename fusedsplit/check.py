@@ -127,7 +127,7 @@ def check(
 
 
 def _usable(spec: SplitSpec, dtype: str, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
-    against = dispatch.reasons_against(dispatch.plan_of(spec), dispatch.current_context(dtype), ())
+    against = dispatch.reasons_against(spec, dispatch.current_context(dtype), ())
     if backends is None:
         return [n for n in against if not against[n]], {n: r for n, r in against.items() if r}
     for name in backends:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from fusedsplit.lower import lower
 from fusedsplit.plan import Plan
 from fusedsplit.spec import CallableMerge, SplitSpec
 
+_EagerTensor = type(tf.constant(0))
 BACKENDS: dict[str, Backend] = {"op": OP, "xla": XLA, "tf": TF}
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fusedsplit_backend", default=None)
@@ -77,17 +79,20 @@ def check_name(name: Any) -> str:
 def current_context(dtype: str) -> CallContext:
     """What is known about the place of a call."""
     if tf.executing_eagerly():
-        return CallContext(dtype)
+        return _eager_context(dtype)
     in_xla = control_flow_util.GraphOrParentsInXlaContext(tf_ops.get_default_graph())
     return CallContext(dtype, eager=False, in_xla=in_xla, in_save=save_context.in_save_context())
 
 
-def choose(requested: str, plan: Plan | None, context: CallContext, unfusable: Sequence[str] = ()) -> Choice:
+_eager_context = functools.lru_cache(CallContext)
+
+
+def choose(requested: str, spec: SplitSpec | None, context: CallContext, unfusable: Sequence[str] = ()) -> Choice:
     """Which backend runs.
 
     Args:
         requested: what the layer says; overridden by `use_backend`, then filled in from FUSEDSPLIT_BACKEND.
-        plan: the plan, or None where there is none because of `unfusable`.
+        spec: what is computed, or None where only "reference" can, because of `unfusable`.
         context: where the call happens.
         unfusable: why only "reference" can run it.
 
@@ -97,7 +102,12 @@ def choose(requested: str, plan: Plan | None, context: CallContext, unfusable: S
     requested = _forced.get() or requested
     if requested == "auto":
         requested = config.backend() or "auto"
-    reasons = reasons_against(plan, context, unfusable)
+    return _choose(requested, spec, context, tuple(unfusable))
+
+
+@functools.lru_cache(maxsize=4096)
+def _choose(requested: str, spec: SplitSpec | None, context: CallContext, unfusable: tuple[str, ...]) -> Choice:
+    reasons = reasons_against(spec, context, unfusable)
     if context.in_save:
         name = "reference" if reasons["tf"] else "tf"
         return Choice(name, "a model that is being saved needs no custom op", reasons)
@@ -108,9 +118,10 @@ def choose(requested: str, plan: Plan | None, context: CallContext, unfusable: S
     return _automatic(context, reasons)
 
 
-def reasons_against(plan: Plan | None, context: CallContext, unfusable: Sequence[str]) -> dict[str, list[str]]:
+def reasons_against(spec: SplitSpec | None, context: CallContext, unfusable: Sequence[str]) -> dict[str, list[str]]:
     """For every backend why it cannot run; empty lists where it can."""
-    reasons = {"reference": []}
+    plan = None if spec is None else plan_of(spec)
+    reasons: dict[str, list[str]] = {"reference": []}
     for name, backend in BACKENDS.items():
         against = backend.not_supported_reasons(plan, context) if plan is not None else []
         reasons[name] = [*unfusable, *against]
@@ -138,13 +149,14 @@ def _refusal(requested: str, reasons: dict[str, list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _report(choice: Choice, context: CallContext, who: str, automatic: bool) -> None:
+def _report(choice: Choice, context: CallContext, who: str, requested: str) -> None:
     if "dispatch" in config.verbose():
         against = "; ".join(f"not {n}: {', '.join(r)}" for n, r in choice.reasons.items() if r and n != choice.name)
         print(
             f"fusedsplit: {who} -> {choice.name} ({choice.why}){' ' + against if against else ''}",
             file=sys.stderr,
         )
+    automatic = requested == "auto" and _forced.get() in (None, "auto")
     if automatic and choice.reasons["op"] and choice.name != "op" and not context.in_save:
         _warn_once(choice)
 
@@ -176,17 +188,38 @@ def call_layer(layer: Any, inputs: Any, training: bool | None) -> Any:
     """Runs a built layer on what it was called on."""
     tensors = keras.tree.flatten(inputs)
     unfusable = layer.unfusable_reasons() + _input_reasons(tensors, layer.compute_dtype)
-    plan = None if unfusable else plan_of(layer.spec_for(training))
+    spec = None if unfusable else layer.spec_for(training)
     context = current_context(layer.compute_dtype)
-    choice = choose(layer.backend, plan, context, unfusable)
-    _report(choice, context, layer.name, layer.backend == "auto")
-    if choice.name == "reference" or plan is None:
+    choice = choose(layer.backend, spec, context, unfusable)
+    _report(choice, context, layer.name, layer.backend)
+    if choice.name == "reference" or spec is None:
         return reference.call(layer, inputs, training)
     call = layer.prepare([_as_dtype(x, layer.compute_dtype) for x in tensors], training)
     outputs = run(call.spec, call.inputs, call.params, call.points, choice.name, logits=True)
-    if call.spec.merge is None:
+    return _given_out(call.spec, outputs)
+
+
+def call_layer_eagerly(layer: Any, x: Any) -> Any:
+    """The same for a tensor in eager mode that needs nothing of what Keras does around a call, or None.
+
+    Keras' `Layer.__call__` takes several times as long as a small layer's op.
+    """
+    if type(x) is not _EagerTensor or not tf.executing_eagerly() or hasattr(x, "_keras_mask"):
+        return None
+    if not layer.takes_tensor(x.shape) or x.dtype.name != layer.compute_dtype or layer.unfusable_reasons():
+        return None
+    spec = layer.spec
+    choice = choose(layer.backend, spec, _eager_context(layer.compute_dtype))
+    if choice.name != "op" or isinstance(spec.merge, CallableMerge) or config.verbose():
+        return None
+    return _given_out(spec, OP.run(lower(spec, spec.has_logits), [x], layer.params))
+
+
+def _given_out(spec: SplitSpec, outputs: list[Any]) -> Any:
+    """What a layer returns, given the outputs of `run`."""
+    if spec.merge is None:
         return outputs
-    if call.spec.has_logits:
+    if spec.has_logits and len(outputs) > 1:
         # Keras' crossentropies look for the logits here, to keep the gradient of a saturated output.
         outputs[0]._keras_logits = outputs[1]
     return outputs[0]
@@ -287,16 +320,35 @@ def split_dense(
         ValueError: if a shape or the number of inputs or params is not what the spec says, or an explicitly chosen
             backend cannot run.
     """
+    if type(inputs) is _EagerTensor and not points and tf.executing_eagerly():
+        outputs = _split_dense_eagerly(inputs, params, spec, backend)
+        if outputs is not None:
+            return outputs if spec.merge is None else outputs[0]
     tensors = [tf.convert_to_tensor(x) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
     dtype = tensors[0].dtype.name
     weights = [tf.convert_to_tensor(p) for p in params]
     points = [as_rows(tf.cast(point, tf.int32)) for point in points]
     _check_operands(tensors, weights, points, spec)
     context = current_context(dtype)
-    choice = choose(check_name(backend), plan_of(spec), context)
-    _report(choice, context, "split_dense", backend == "auto")
+    choice = choose(check_name(backend), spec, context)
+    _report(choice, context, "split_dense", backend)
     outputs = run(spec, tensors, weights, points, choice.name)
     return outputs if spec.merge is None else outputs[0]
+
+
+def _split_dense_eagerly(x: Any, params: Sequence[Any], spec: SplitSpec, backend: str) -> list[Any] | None:
+    """The op at once, which checks every shape itself; None where it cannot run or where something does not fit."""
+    context = _eager_context(x.dtype.name)
+    try:
+        choice = choose(backend, spec, context)
+    except (KeyError, ValueError):
+        return None
+    if choice.name != "op" or isinstance(spec.merge, CallableMerge) or config.verbose():
+        return None
+    try:
+        return OP.run(lower(spec), [x], params)
+    except (tf.errors.InvalidArgumentError, TypeError, ValueError):
+        return None
 
 
 def _check_operands(

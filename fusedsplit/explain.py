@@ -88,13 +88,13 @@ def explain(layer: Any) -> Explanation:
     reasons: dict[str, dict[str, list[str]]] = {name: {} for name in config.BACKENDS}
     unfusable = layer.unfusable_reasons()
     for situation, (context, training) in situations.items():
-        plan = None if unfusable else dispatch.plan_of(layer.spec_for(training))
-        against = dispatch.reasons_against(plan, context, unfusable)
+        spec = None if unfusable else layer.spec_for(training)
+        against = dispatch.reasons_against(spec, context, unfusable)
         for name, found in against.items():
             if found:
                 reasons[name][situation] = found
         try:
-            choice = dispatch.choose(layer.backend, plan, context, unfusable)
+            choice = dispatch.choose(layer.backend, spec, context, unfusable)
             choices[situation] = f"{choice.name} ({choice.why})"
         except ValueError:
             choices[situation] = f"raises: backend={layer.backend!r} cannot run there"

@@ -67,6 +67,9 @@ class FusedLayer(Layer):
         self._specs: dict[bool, SplitSpec] = {}
         self._readers: dict[bool, SpecReader] = {}
         self._static_reasons: list[str] = []
+        # Whether a call on one tensor depends on nothing but the tensor and the weights.
+        self._plain = False
+        self._width = 0
 
     # Sub-layers.
 
@@ -180,6 +183,9 @@ class FusedLayer(Layer):
                 inputs = (*widths, *(width for _, width in reader.masks))
                 self._specs[training] = dataclasses.replace(block, inputs=inputs, params=reader.shapes)
                 self._readers[training] = reader
+        self._plain = len(widths) == 1 and bool(self._specs) and self._specs[False] == self._specs[True]
+        self._plain = self._plain and not self._specs[False].points
+        self._width = widths[0]
         specs = [keras.layers.InputSpec(min_ndim=2, axes={-1: width}) for width in widths]
         self.input_spec = specs if self.takes_list else specs[0]
 
@@ -202,6 +208,17 @@ class FusedLayer(Layer):
         return stack(self.head, (*outs[0][:-1], width))
 
     # Calling.
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and self._plain:
+            output = dispatch.call_layer_eagerly(self, args[0])
+            if output is not None:
+                return output
+        return super().__call__(*args, **kwargs)
+
+    def takes_tensor(self, shape: Any) -> bool:
+        """Whether `input_spec` allows one tensor of that shape."""
+        return len(shape) >= 2 and shape[-1] == self._width
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return dispatch.call_layer(self, inputs, training)

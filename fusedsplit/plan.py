@@ -54,6 +54,18 @@ ACTIVATIONS = (
 )
 
 
+class HashedOnce:
+    """For frozen dataclasses that key caches on hot paths: the hash of their many nested tuples, computed once."""
+
+    def __hash__(self) -> int:
+        try:
+            return self.__dict__["_hash"]
+        except KeyError:
+            value = hash(tuple(getattr(self, field.name) for field in dataclasses.fields(self)))  # type: ignore[arg-type]
+            self.__dict__["_hash"] = value
+            return value
+
+
 class PlanError(ValueError):
     """A plan that breaks one of its own rules."""
 
@@ -160,13 +172,15 @@ def sources(step: Step) -> list[Range]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(HashedOnce):
     """Values, params and steps; `points` counts the int32 inputs that `Live` refers to."""
 
     values: tuple[Value, ...]
     params: tuple[Param, ...]
     steps: tuple[Step, ...]
     points: int = 0
+
+    __hash__ = HashedOnce.__hash__
 
     def with_role(self, role: Role) -> list[int]:
         return [i for i, value in enumerate(self.values) if value.role == role]

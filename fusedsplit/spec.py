@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Union
 
 from fusedsplit.merges import Concat, NamedMerge
-from fusedsplit.plan import Activation, Live
+from fusedsplit.plan import Activation, HashedOnce, Live
 
 
 class DenseSpec(NamedTuple):
@@ -69,7 +69,7 @@ class CallableMerge:
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitSpec:
+class SplitSpec(HashedOnce):
     """`stem -> split -> branches -> merge -> head` on one or several inputs.
 
     Attributes:
@@ -90,6 +90,8 @@ class SplitSpec:
     merge: NamedMerge | CallableMerge | None
     head: tuple[Item, ...]
     points: int = 0
+
+    __hash__ = HashedOnce.__hash__
 
     @property
     def merged_width(self) -> int:

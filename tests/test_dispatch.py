@@ -91,11 +91,11 @@ def test_the_environment_fills_in_for_auto(monkeypatch):
     layer = layer_of(Dense(6))
     context = CallContext("float32")
     monkeypatch.setenv("FUSEDSPLIT_BACKEND", "tf")
-    assert dispatch.choose("auto", dispatch.plan_of(layer.spec), context).name == "tf"
-    assert dispatch.choose("xla", dispatch.plan_of(layer.spec), context).name == "xla"
+    assert dispatch.choose("auto", layer.spec, context).name == "tf"
+    assert dispatch.choose("xla", layer.spec, context).name == "xla"
     monkeypatch.setenv("FUSEDSPLIT_BACKEND", "nope")
     with pytest.raises(ValueError, match="FUSEDSPLIT_BACKEND: expected one of .* Received: 'nope'"):
-        dispatch.choose("auto", dispatch.plan_of(layer.spec), context)
+        dispatch.choose("auto", layer.spec, context)
 
 
 @pytest.mark.parametrize("call", [lambda: fs.use_backend("cuda").__enter__(), lambda: dispatch.check_name("cuda")])

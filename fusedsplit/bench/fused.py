@@ -21,7 +21,7 @@ def reasons_against(layer: Any, backend: str) -> list[str]:
     if backend == "auto":
         return []
     context = dispatch.current_context(layer.compute_dtype)
-    return dispatch.reasons_against(plan(layer), context, layer.unfusable_reasons())[backend]
+    return dispatch.reasons_against(layer.spec, context, layer.unfusable_reasons())[backend]
 
 
 def plan(layer: Any) -> Plan:

@@ -105,18 +105,12 @@ def training_table(outcomes: Sequence[Outcome]) -> Table:
         base = outcome.runs[BASELINE]
         for name, run in outcome.runs.items():
             difference = f"{outcome.difference(name):.1e}" if name != BASELINE else "-"
-            table.add_row(
-                *(
-                    outcome.task,
-                    name,
-                    f"{run.epoch:.3f}",
-                    f"{min(run.epochs):.3f}",
-                    f"{outcome.samples_per_second(name):,.0f}",
-                ),
-                ratio_text(base.epoch / run.epoch),
-                *(f"{run.curve[-1]:.6g}", f"{run.test_loss:.6g}"),
-                Text(difference, style="red" if name in outcome.problems else ""),
-            )
+            seconds = (f"{run.epoch:.3f}", f"{min(run.epochs):.3f}")
+            rate = f"{outcome.samples_per_second(name):,.0f}"
+            losses = (f"{run.curve[-1]:.6g}", f"{run.test_loss:.6g}")
+            differs = Text(difference, style="red" if name in outcome.problems else "")
+            ratio = ratio_text(base.epoch / run.epoch)
+            table.add_row(outcome.task, name, *seconds, rate, ratio, *losses, differs)
         table.add_section()
     return table
 
