@@ -1,0 +1,51 @@
+"""What the documentation shows, run."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.layers import Activation, Concatenate, Dense, Dropout, Lambda
+
+import fusedsplit as fs
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = ("layers", "dynamic", "merges", "check", "dispatch", "explain", "info")
+README = ROOT / "README.md"
+pytestmark = pytest.mark.filterwarnings("ignore::fusedsplit.FusedSplitWarning")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstring_examples(module):
+    results = doctest.testmod(importlib.import_module(f"fusedsplit.{module}"), verbose=False)
+    assert results.attempted and not results.failed
+
+
+@pytest.mark.skipif(not README.exists(), reason="installed without the README")
+def test_every_line_of_python_in_the_readme_runs():
+    """Each block in turn, in one namespace that holds what the reader is taken to have."""
+    x = keras.Input((10,))
+    names = {
+        "x": x,
+        "Dense": Dense,
+        "Dropout": Dropout,
+        "Activation": Activation,
+        "Lambda": Lambda,
+        "concatenate": lambda parts: Concatenate()(parts),
+        "tf": tf,
+        "keras": keras,
+        "np": np,
+        "fs": fs,
+    }
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 5
+    for block in blocks:
+        if "old_model" in block:
+            layer = names["layer"] = fs.SplitDense(Dense(256), [Dense(64, activation="relu") for _ in range(4)])
+            layer.build((None, 10))
+            names["old_model"] = fs.reference(layer)
+        exec(compile(block, "README.md", "exec"), names)
