@@ -30,7 +30,7 @@ from fusedsplit.lower import lower
 from fusedsplit.plan import Plan
 from fusedsplit.spec import CallableMerge, SplitSpec
 
-_EagerTensor = type(tf.constant(0))
+_EagerTensor = tf_ops.EagerTensor  # a constant made here would start the eager runtime at import
 BACKENDS: dict[str, Backend] = {"op": OP, "xla": XLA, "tf": TF}
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fusedsplit_backend", default=None)

@@ -1,0 +1,46 @@
+"""The core on NumPy arrays, and NumPy beside it, for the tests of this folder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fusedsplit import native
+from fusedsplit.plan import Activation, Plan
+from tests.csrc.numpy_plan import Case, Run
+
+if native.core_problem() is not None:
+    pytest.skip(f"the core is not usable: {native.core_problem()}", allow_module_level=True)
+core = native.core()
+
+ISAS = core.isas()
+LINEAR, RELU, TANH = Activation(), Activation("relu"), Activation("tanh")
+
+
+def program(plan: Plan, dtype):
+    return (core.Program32 if dtype == np.float32 else core.Program64)(plan.encode())
+
+
+def forward(case: Case, save: bool = False):
+    made = program(case.plan, case.inputs[0].dtype)
+    return made.forward(case.inputs, case.params, case.points, save)
+
+
+def backward(case: Case, save: bool = True, wanted=None):
+    made = program(case.plan, case.inputs[0].dtype)
+    outputs, saved = made.forward(case.inputs, case.params, case.points, save)
+    wanted = [True] * (len(case.inputs) + len(case.params)) if wanted is None else wanted
+    input_grads, param_grads = made.backward(
+        case.inputs, case.params, case.points, outputs, saved, case.output_grads, wanted
+    )
+    return [*input_grads, *param_grads]
+
+
+def numpy_forward(case: Case):
+    return Run(case.plan, case.inputs, case.params, case.points).outputs
+
+
+def numpy_backward(case: Case):
+    run = Run(case.plan, case.inputs, case.params, case.points)
+    input_grads, param_grads = run.gradients(case.output_grads)
+    return [*input_grads, *param_grads]

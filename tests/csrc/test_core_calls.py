@@ -1,0 +1,147 @@
+"""Threads, batches, saved values, memory, and what the core refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fusedsplit.plan import Dense, Param, Plan, Range, Value
+from tests.csrc.numpy_plan import Case, RandomPlan, fill, split_dense_plan
+from tests.csrc.on_core import (
+    ISAS,
+    LINEAR,
+    RELU,
+    TANH,
+    backward,
+    core,
+    forward,
+    numpy_backward,
+    program,
+)
+
+
+def bits(arrays):
+    return [a.tobytes() for a in arrays if a is not None]
+
+
+@pytest.mark.parametrize(
+    "shape", [(128, [64] * 4, [64] * 4), (77, [13, 50, 127, 140], [5, 40, 31, 1]), (10, [4, 4], [4, 6])]
+)
+def test_the_same_bits_for_any_number_of_threads(isa, shape):
+    plan = split_dense_plan(*shape, LINEAR, RELU)
+    for rows in (1, 5, 32, 515, 2500):
+        case = fill(plan, rows, np.random.default_rng(6)).cast(np.float32)
+        core.set_threads(1)
+        expected = bits(forward(case)[0]) + bits(backward(case))
+        for threads in (1, 2, 3, 8):
+            core.set_threads(threads)
+            for _ in range(2):
+                assert bits(forward(case)[0]) + bits(backward(case)) == expected
+
+
+def test_a_row_does_not_depend_on_its_batch(isa):
+    rng = np.random.default_rng(7)
+    plans = [split_dense_plan(77, [13, 50, 127, 140], [5, 40, 31, 1], LINEAR, TANH), RandomPlan(rng).make()]
+    for plan in plans:
+        case = fill(plan, 300, rng).cast(np.float32)
+        whole = forward(case)[0]
+        input_grad = backward(case)[0]
+        for start, stop in ((0, 1), (7, 8), (5, 37), (100, 300), (299, 300), (63, 66)):
+            part = case.rows(start, stop)
+            for y, want in zip(forward(part)[0], whole, strict=True):
+                assert y.tobytes() == want[start:stop].tobytes(), (start, stop)
+            assert backward(part)[0].tobytes() == input_grad[start:stop].tobytes(), (start, stop)
+
+
+def test_recomputing_equals_saving(isa):
+    for seed in range(30):
+        rng = np.random.default_rng(300 + seed)
+        case = fill(RandomPlan(rng).make(), 45, rng)
+        for got, want in zip(backward(case, save=False), backward(case, save=True), strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-12 * max(1, np.abs(want).max()))
+
+
+def test_only_wanted_gradients(isa):
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        case = fill(RandomPlan(rng).make(), 20, rng)
+        everything = backward(case)
+        wanted = [bool(w) for w in rng.integers(0, 2, len(everything))]
+        for got, want, asked in zip(backward(case, wanted=wanted), everything, wanted, strict=True):
+            assert (got is not None) == asked
+            if asked:
+                np.testing.assert_allclose(got, want, atol=1e-12 * max(1, np.abs(want).max()))
+
+
+def test_a_missing_output_gradient_counts_as_zeros(isa):
+    rng = np.random.default_rng(9)
+    for _ in range(10):
+        case = fill(RandomPlan(rng).make(), 20, rng)
+        case.output_grads[0] = None
+        for got, want in zip(backward(case), numpy_backward(case), strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-11 * max(1, np.abs(want).max()))
+
+
+@pytest.mark.parametrize("save", [False, True])
+def test_an_empty_batch(isa, save):
+    case = fill(split_dense_plan(10, [4, 4], [4, 6], TANH, RELU), 0, np.random.default_rng(10))
+    assert forward(case)[0][0].shape == (0, 10)
+    input_grad, *param_grads = backward(case, save)
+    assert input_grad.shape == (0, 10)
+    assert not any(grad.any() for grad in param_grads)
+
+
+def test_denormals_are_flushed_whoever_computes(isa):
+    """TensorFlow flushes them, NumPy does not: the core's chunks do, and leave the caller's mode alone."""
+    step = Dense(Range(0, 0, 1), 0, None, LINEAR, Range(1, 0, 1))
+    plan = Plan((Value(1, "input"), Value(1, "output")), (Param((1, 1)),), (step,)).validate()
+    case = Case(plan, [np.full((2000, 1), 1e-30, np.float32)], [np.full((1, 1), 1e-10, np.float32)], [], [])
+    assert not forward(case)[0][0].any()
+    assert np.float32(1e-30) * np.float32(1e-10) > 0
+
+
+def test_bounds_of_memory():
+    made = program(split_dense_plan(128, [64] * 4, [64] * 4, LINEAR, RELU), np.float32)
+    assert made.scratch_bytes <= 1 << 20
+    assert made.workspace_bytes(1 << 18) <= made.workspace_bytes(1 << 14)
+    assert made.saved_size(0) == 0
+
+
+class TestPlans:
+    def test_valid_ones(self):
+        for seed in range(200):
+            assert core.plan_problem(RandomPlan(np.random.default_rng(seed)).make().encode()) == ""
+
+    def test_the_same_verdict_as_python(self):
+        """Mutated plans: both validators accept or both refuse."""
+        rng = np.random.default_rng(11)
+        refused = 0
+        for _ in range(3000):
+            code = RandomPlan(rng, max_width=5).make().encode()
+            for _ in range(rng.integers(1, 3)):
+                code[rng.integers(len(code))] = int(rng.choice([0, 1, 2, 3, 5, -1, 1 << 24, (1 << 24) + 1, 1 << 62]))
+            try:
+                Plan.decode(code)
+                problem = ""
+            except ValueError as error:
+                problem = str(error)
+            assert bool(core.plan_problem(code)) == bool(problem), (code, problem, core.plan_problem(code))
+            refused += bool(problem)
+        assert 500 < refused < 3000
+
+    def test_a_program_refuses_what_is_no_plan(self):
+        with pytest.raises(ValueError, match="plan:"):
+            core.Program32([1, 2, 3])
+
+    def test_arrays_are_checked(self):
+        made = core.Program32(split_dense_plan(3, [2], [2], LINEAR, RELU).encode())
+        with pytest.raises(ValueError, match=r"inputs\[0\]: expected shape \(4, 3\). Received: shape \(4, 2\)"):
+            made.forward([np.zeros((4, 2), np.float32)], [np.zeros(1, np.float32)] * 4, [])
+        with pytest.raises(ValueError, match="params: expected 4. Received: 1"):
+            made.forward([np.zeros((4, 3), np.float32)], [np.zeros(1, np.float32)], [])
+
+
+def test_set_isa():
+    assert core.isa() in ISAS
+    assert not core.set_isa("sse9")
+    assert ISAS[0] in ("baseline", "neon")
