@@ -183,8 +183,12 @@ class FusedLayer(Layer):
                 inputs = (*widths, *(width for _, width in reader.masks))
                 self._specs[training] = dataclasses.replace(block, inputs=inputs, params=reader.shapes)
                 self._readers[training] = reader
-        self._plain = len(widths) == 1 and bool(self._specs) and self._specs[False] == self._specs[True]
-        self._plain = self._plain and not self._specs[False].points
+        self._plain = (
+            bool(self._specs)
+            and self._specs[False] == self._specs[True]
+            and len(self._specs[False].inputs) == 1
+            and not self._specs[False].points
+        )
         self._width = widths[0]
         specs = [keras.layers.InputSpec(min_ndim=2, axes={-1: width}) for width in widths]
         self.input_spec = specs if self.takes_list else specs[0]
