@@ -253,7 +253,7 @@ class FusedLayer(Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> FusedLayer:
         config = dict(config)
-        flat = [keras.saving.deserialize_keras_object(layer) for layer in config.pop("sublayers")]
+        flat = [_deserialize(layer) for layer in config.pop("sublayers")]
         for part in ("stem", "head"):
             stack = [flat[i] for i in config.pop(part)]
             if stack:
@@ -304,6 +304,14 @@ def _serialize(layer: Layer) -> dict[str, Any]:
     # The layer builds its sub-layers itself; a sub-layer that is rebuilt first would add state to a locked one.
     serialized.pop("build_config", None)
     return serialized
+
+
+def _deserialize(serialized: dict[str, Any]) -> Layer:
+    config = dict(serialized["config"])
+    if isinstance(config.get("activation"), dict):
+        # Keras up to 3.5 cannot read an activation that is a layer back by itself.
+        config["activation"] = keras.saving.deserialize_keras_object(config["activation"])
+    return keras.saving.deserialize_keras_object({**serialized, "config": config})
 
 
 def _serialize_merge(merge: Any) -> Any:

@@ -122,7 +122,7 @@ def test_saving_traces_plain_tensorflow_even_over_an_explicit_backend(fused_back
     module.f = tf.function(lambda x: layer(x), input_signature=[tf.TensorSpec([None, 10])])
     x = keras.Input((10,))
     model = keras.Model(x, layer(x))
-    model.export(tmp_path / "saved", verbose=False)
+    model.export(tmp_path / "saved")
     loaded = tf.saved_model.load(tmp_path / "saved")
     for signature in loaded.signatures.values():
         assert not any(name.startswith("Fusedsplit") for name in ops_of(signature))

@@ -50,7 +50,7 @@ assert not any(op.startswith("Fusedsplit") for op in ops), ops
 def test_saved_models(how, backend, tmp_path):
     model = model_of(backend)
     if how == "model.export":
-        model.export(tmp_path / "saved", verbose=False)
+        model.export(tmp_path / "saved")
     else:
         signature = tf.function(lambda x: {"y": model(x)}, input_signature=[tf.TensorSpec([None, 10])])
         module = tf.Module()
@@ -62,7 +62,7 @@ def test_saved_models(how, backend, tmp_path):
 
 def test_tflite_from_a_saved_model(tmp_path):
     model = model_of("auto")
-    model.export(tmp_path / "saved", verbose=False)
+    model.export(tmp_path / "saved")
     flat = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert()
     interpreter = tf.lite.Interpreter(model_content=flat)
     (entry,) = interpreter.get_input_details()
@@ -87,7 +87,7 @@ def test_a_function_traced_by_hand_under_use_backend(tmp_path):
 def test_onnx(tmp_path):
     tf2onnx = pytest.importorskip("tf2onnx", reason="tf2onnx is not installed")
     model = model_of("auto")
-    model.export(tmp_path / "saved", verbose=False)
+    model.export(tmp_path / "saved")
     command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(tmp_path / "saved")]
     result = subprocess.run([*command, "--output", str(tmp_path / "m.onnx")], capture_output=True, text=True)
     if result.returncode and "fusedsplit" not in result.stderr.lower():

@@ -125,7 +125,7 @@ def test_saving(name, tmp_path, rng):
 def test_export_holds_no_custom_op(name, tmp_path, rng):
     layer = built(name)
     x = keras.Input((WIDTH,))
-    keras.Model(x, layer(x)).export(tmp_path / "saved", verbose=False)
+    keras.Model(x, layer(x)).export(tmp_path / "saved")
     loaded = tf.saved_model.load(tmp_path / "saved")
     graph = next(iter(loaded.signatures.values())).graph.as_graph_def()
     names = {n.op for n in graph.node} | {n.op for f in graph.library.function for n in f.node_def}

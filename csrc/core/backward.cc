@@ -32,7 +32,7 @@ Rows<T> BlockGradients<T>::value(const Range& range) const {
   const Place& place = block->layout->places[static_cast<size_t>(range.value)];
   if (place.role == Role::kInput)
     return {all->args->input_grads[place.index] + block->row * place.width + range.start, place.width};
-  return {panels + place.grad * block->rows + range.start, place.ld};
+  return {panels + (own_panels ? place.own_grad : place.grad) * block->rows + range.start, place.ld};
 }
 
 template <class T>

@@ -25,7 +25,8 @@ struct BlockGradients {
   const Gradients<T>* all = nullptr;
   T* panels = nullptr;
   ptrdiff_t lane = 0;
-  bool first = false;  // of its lane: sets what later blocks add to
+  bool first = false;       // of its lane: sets what later blocks add to
+  bool own_panels = false;  // no two gradients share a panel
 
   Rows<T> value(const Range& range) const;
   T* param(int index, ptrdiff_t column) const;

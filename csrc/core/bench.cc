@@ -41,7 +41,12 @@ std::vector<Shape> shapes() {
           {"wide", 64, 512, equal(16, 32), equal(16, 32)},
           {"large", 512, 1024, equal(8, 128), equal(8, 128)},
           {"odd", 77, 330, {13, 50, 127, 140}, {13, 50, 127, 140}},
-          {"thin", 64, 600, equal(100, 6), equal(100, 6)}};
+          {"thin", 64, 600, equal(100, 6), equal(100, 6)},
+          {"one", 256, 3000, {3000}, {100}},
+          {"d1024", 1024, 512, equal(4, 128), equal(4, 128)},
+          {"d1000", 1000, 512, equal(4, 128), equal(4, 128)},
+          {"scalar", 100, 64, equal(64, 1), equal(64, 1)},
+          {"head", 128, 256, equal(4, 64), {1, 2, 3, 4}}};
 }
 
 Plan make_plan(const Shape& s, bool relu_stem) {

@@ -61,6 +61,11 @@ void run_dense(const Block<T>& block, const Node& node) {
   g.packed = block.tensors->packed != nullptr;
   g.b = g.packed ? block.tensors->packed + node.packed : block.tensors->params[step.kernel] + node.column;
   g.ldb = block.layout->params[static_cast<size_t>(step.kernel)].cols;
+  if (!g.packed && g.n <= kDotMaxColumns && g.m > kDotMaxColumns) {
+    block.kernels->pack(g.k, g.n, g.b, g.ldb, block.temporaries.narrow);
+    g.packed = true;
+    g.b = block.temporaries.narrow;
+  }
   g.c = c.data;
   g.ldc = c.ld;
   if (step.bias >= 0) g.bias = block.tensors->params[step.bias] + node.column;

@@ -31,7 +31,8 @@ struct Temporaries {
   T* unmasked = nullptr;              // its gradient before masking
   MergeSource<T>* sources = nullptr;  // of one Merge or Mix
   T* suffix = nullptr;
-  T* sums = nullptr;  // over the rows of a block, for a gain or shift
+  T* sums = nullptr;    // over the rows of a block, for a gain or shift
+  T* narrow = nullptr;  // the packed kernel of a Dense of few columns
 
   Temporaries() = default;
   Temporaries(const Layout& layout, ptrdiff_t rows, Carver* carver) {
@@ -40,6 +41,7 @@ struct Temporaries {
     sources = carver->take<MergeSource<T>>(layout.max_sources);
     suffix = carver->take<T>(layout.max_suffix);
     sums = carver->take<T>(layout.max_merge);
+    narrow = carver->take<T>(layout.narrow_size);
   }
 };
 

@@ -40,7 +40,7 @@ size_t Executor<T>::workspace_bytes(ptrdiff_t rows) const {
 template <class T>
 void Executor<T>::backward(const BackwardArgs<T>& args) const {
   if (args.rows <= 0) return zero_params(Gradients<T>(layout_, args), 0, true);
-  Workers workers(useful_workers(3 * layout_.flops * static_cast<double>(args.rows)));
+  Workers workers(useful_workers(2 * work_of(layout_, args.rows)));
   Call call;
   call.kernels = &active_kernels<T>();
   call.workers = &workers;
@@ -103,7 +103,7 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
         block.recomputes = true;
         for (const Node& node : layout_.nodes) run_node(block, node);
       }
-      const BlockGradients<T> back{&block, &grads, panels, lane, b == 0};
+      const BlockGradients<T> back{&block, &grads, panels, lane, b == 0, false};
       begin_gradients(back);
       for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
     }
@@ -121,12 +121,12 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
   const ptrdiff_t bytes = static_cast<ptrdiff_t>(sizes.used());
   sizes.take<char>(bytes * workers);
   sizes.take<T>(args.saved ? 0 : layout_.kept_width * args.rows);
-  sizes.take<T>(layout_.grad_width * args.rows);
+  sizes.take<T>(layout_.own_grad_width * args.rows);
   const Scratch scratch(sizes.used());
   Carver carver(scratch.data());
   char* base = carver.take<char>(bytes * workers);
   T* kept = carver.take<T>(args.saved ? 0 : layout_.kept_width * args.rows);
-  T* panels = carver.take<T>(layout_.grad_width * args.rows);
+  T* panels = carver.take<T>(layout_.own_grad_width * args.rows);
 
   Gradients<T> grads(layout_, args);
   T* transposed = Carver(args.workspace).take<T>(layout_.packed_size);
@@ -140,7 +140,7 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
     blocks.back().temporaries = Temporaries<T>(layout_, args.rows, &mine);
   }
   const auto back = [&](int worker) {
-    return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, panels, 0, true};
+    return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, panels, 0, true, true};
   };
   if (!args.saved) recompute(call, blocks[0]);
   zero_params(grads, 0, false);

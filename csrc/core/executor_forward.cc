@@ -7,7 +7,7 @@ namespace fusedsplit {
 namespace {
 
 // Columns to which a Dense is cut where few rows leave nothing else to share out.
-constexpr ptrdiff_t kFewColumns = 64;
+constexpr ptrdiff_t kFewColumns = 128;
 
 }  // namespace
 
@@ -26,7 +26,7 @@ size_t Executor<T>::forward_bytes() const {
 template <class T>
 void Executor<T>::forward(const ForwardArgs<T>& args) const {
   if (args.rows <= 0) return;
-  Workers workers(useful_workers(layout_.flops * static_cast<double>(args.rows)));
+  Workers workers(useful_workers(work_of(layout_, args.rows)));
   Call call;
   call.kernels = &active_kernels<T>();
   call.workers = &workers;
@@ -84,18 +84,14 @@ void Executor<T>::forward_blocks(Call* call, const ForwardArgs<T>& args) const {
 template <class T>
 void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
   const Layout& layout = args.saved ? layout_ : few_;
-  const ptrdiff_t packed_size = args.rows >= kPackRows ? layout.packed_size : 0;
   Carver sizes(nullptr);
   Temporaries<T>(layout, args.rows, &sizes);
   const ptrdiff_t bytes = static_cast<ptrdiff_t>(sizes.used());
   sizes.take<char>(bytes * call->workers->count());
-  sizes.take<T>(packed_size);
   sizes.take<T>(args.saved ? 0 : layout.kept_width * args.rows);
   const Scratch scratch(sizes.used());
   Carver carver(scratch.data());
   char* base = carver.take<char>(bytes * call->workers->count());
-  T* packed = carver.take<T>(packed_size);
-  if (packed_size) call->tensors.packed = packed;
   // Panels are those of training, where each value has its own.
   T* panels = args.saved ? args.saved : carver.take<T>(layout.kept_width * args.rows);
 
@@ -107,11 +103,7 @@ void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
       block.panels = panels;
       block.temporaries = Temporaries<T>(layout, args.rows, &mine);
       const Chain& chain = chains[static_cast<size_t>(i)];
-      for (size_t n = chain.begin; n < chain.end; ++n) {
-        const Node& node = layout.nodes[n];
-        if (packed_size) pack_node(*call->kernels, layout, node, args.params, false, packed);
-        run_node(block, node);
-      }
+      for (size_t n = chain.begin; n < chain.end; ++n) run_node(block, layout.nodes[n]);
     });
 }
 

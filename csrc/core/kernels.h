@@ -14,6 +14,10 @@ constexpr ptrdiff_t kChunk = 256;
 // every ISA and type, so that layouts are the same for all of them.
 constexpr ptrdiff_t kPad = 16;
 
+// Products of at most this many columns, with sums of some length, keep 16 interleaved partial sums: a vector
+// along the columns would be nearly empty.
+constexpr ptrdiff_t kDotMaxColumns = 4;
+
 // One matrix product, the only one of the core:  C (m x n) = act(A B + bias), or C += A B.
 //
 // For one element the sequence of operations depends on n and k alone, never on m or on where the element

@@ -120,6 +120,7 @@ void Layout::place_nodes(ptrdiff_t unit) {
       node.packed = packed_size;
       // Enough for the kernel as forward reads it and for its transpose.
       packed_size += std::max(k * round_up(n, kPad), n * round_up(k, kPad));
+      if (n <= kDotMaxColumns) narrow_size = std::max(narrow_size, k * kPad);
       if (step.point >= 0) masked_width = std::max(masked_width, panel_ld(k, unit));
       flops += 2.0 * static_cast<double>(k) * static_cast<double>(n);
     } else {
@@ -313,6 +314,11 @@ void Layout::reuse_panels() {
       places[v].grad = grads.take(places[v].ld, count - 1 - last[v], count - 1 - first[v]);
   brief_width = values.width();
   grad_width = grads.width();
+  for (Place& place : places) {
+    if (place.role == Role::kInput) continue;
+    place.own_grad = own_grad_width;
+    own_grad_width += place.ld;
+  }
 }
 
 void Layout::size_blocks(size_t bytes) {
@@ -320,9 +326,9 @@ void Layout::size_blocks(size_t bytes) {
   const ptrdiff_t lane_bytes = std::max<ptrdiff_t>(1, param_size * static_cast<ptrdiff_t>(bytes));
   most_lanes = kMostLanes;
   while (most_lanes > 2 && most_lanes * lane_bytes > kMostLaneBytes) most_lanes /= 2;
-  ptrdiff_t outside = 0;  // columns of the caller's tensors
+  ptrdiff_t outside = 0;  // columns of the caller's tensors that are read; outputs only pass through
   for (const Place& place : places)
-    if (place.role != Role::kHidden) outside += place.width;
+    if (place.role != Role::kHidden && place.read) outside += place.width;
   // A block's values are to stay in a level-2 cache of which this is about a third, its kernels taking more.
   const ptrdiff_t budget = (ptrdiff_t{384} << 10) / static_cast<ptrdiff_t>(bytes);
   const auto fit = [&](ptrdiff_t width, ptrdiff_t least) {

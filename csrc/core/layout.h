@@ -21,7 +21,8 @@ struct Place {
   ptrdiff_t kept_ld = 0;     // of the one kept for backward
   ptrdiff_t kept = 0;        // its panel where values are kept for backward
   ptrdiff_t brief = 0;       // the same at inference, where panels are used again
-  ptrdiff_t grad = 0;        // the panel of its gradient, in units of `ld`
+  ptrdiff_t grad = 0;        // the panel of its gradient, where panels are used again
+  ptrdiff_t own_grad = 0;    // the same where each gradient has its own, for chains that run side by side
   bool grad_zeroed = false;  // the gradient starts as zeros; otherwise the first writer of a column sets it
   bool read = false;         // some step reads it
 };
@@ -59,12 +60,14 @@ struct Layout {
   ptrdiff_t kept_width = 0;        // elements per row of all that is kept for backward
   ptrdiff_t brief_width = 0;       // the same of the hidden values at inference
   ptrdiff_t grad_width = 0;        // the same of gradients
+  ptrdiff_t own_grad_width = 0;    // the same where each has its own panel
   ptrdiff_t masked_width = 0;      // the widest source that is masked by a point
   ptrdiff_t param_size = 0;        // elements of one lane of weight gradients
   ptrdiff_t packed_size = 0;       // elements of all packed kernels
   ptrdiff_t max_sources = 0;       // of a Merge or Mix
   ptrdiff_t max_suffix = 0;        // elements of scratch for the derivative of a product of several
   ptrdiff_t max_merge = 0;         // the widest Merge
+  ptrdiff_t narrow_size = 0;       // elements of the largest packed kernel of few columns
   ptrdiff_t brief_rows = 0;        // rows of a block at inference, at most
   ptrdiff_t most_lanes = 0;        // of weight gradients
   ptrdiff_t kept_rows = 0;         // rows of a block in training, at most

@@ -6,9 +6,9 @@
 
 namespace fusedsplit {
 
-double work_per_worker = 4e6;
+double work_per_worker = 3e6;
 
-int useful_workers(double flops) { return static_cast<int>(std::min(1024.0, 1 + flops / work_per_worker)); }
+int useful_workers(double work) { return static_cast<int>(std::min(1024.0, 1 + work / work_per_worker)); }
 
 template <class T>
 struct Program<T>::Impl {

@@ -21,6 +21,7 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context as eager_context
+from tensorflow.python.eager import core as eager_core
 from tensorflow.python.eager import record
 from tensorflow.python.framework import func_graph, ops
 
@@ -183,9 +184,15 @@ def _call(plan: Plan) -> _Call:
     return call
 
 
-def _fast_execute(op_name: str, *args: Any) -> Any:
+def _fast_execute(op_name: str, inputs, params, points, *attributes: Any) -> Any:
+    execute = functools.partial(pywrap_tfe.TFE_Py_FastPathExecute, eager_context.context(), op_name, None)
     try:
-        return pywrap_tfe.TFE_Py_FastPathExecute(eager_context.context(), op_name, None, *args)
+        try:
+            return execute(inputs, params, points, *attributes)
+        except eager_core._FallbackException:
+            # TensorFlow up to 2.17 does not read variables (nor anything does arrays) in a list here.
+            lists = ([tf.convert_to_tensor(x) for x in xs] for xs in (inputs, params, points))
+            return execute(*lists, *attributes)
     except Exception as error:
         if hasattr(error, "code") and hasattr(error, "message"):
             ops.raise_from_not_ok_status(error, op_name)

@@ -137,8 +137,10 @@ class _Execution:
     def read(self, r: Range) -> tf.Tensor:
         pieces = self.pieces[r.value]
         if (r.start, r.stop) not in pieces:
-            for key in [k for k in pieces if k[0] <= r.start and r.stop <= k[1]][:1]:
-                self.split(r.value, *key)
+            for start, stop in list(pieces):
+                overlaps = start < r.stop and r.start < stop
+                if overlaps and (start < r.start or r.stop < stop):
+                    self.split(r.value, start, stop)
         if (r.start, r.stop) not in pieces:
             parts = []
             at = r.start
@@ -150,10 +152,12 @@ class _Execution:
         return pieces[r.start, r.stop]
 
     def split(self, value: int, start: int, stop: int) -> None:
-        """Cuts a piece at every column where some step starts or stops to read: one split in all."""
+        """Cuts a piece at every column where some step starts or stops to read: one split in all, made once."""
         edges = [start, *(c for c in self.cuts[value] if start < c < stop), stop]
         ranges = list(zip(edges, edges[1:]))
         pieces = self.pieces[value]
+        if ranges[0] in pieces:
+            return
         for (a, b), part in zip(ranges, tf.split(pieces[start, stop], [b - a for a, b in ranges], axis=-1)):
             pieces[a, b] = part
 
