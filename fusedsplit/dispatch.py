@@ -18,14 +18,13 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
-from tensorflow.python.ops import control_flow_util
 from tensorflow.python.saved_model import save_context
 
 from fusedsplit import config
 from fusedsplit.backends import reference
 from fusedsplit.backends.base import Backend, CallContext
 from fusedsplit.backends.op import OP
-from fusedsplit.backends.xla import TF, XLA
+from fusedsplit.backends.xla import TF, XLA, in_xla
 from fusedsplit.lower import lower
 from fusedsplit.plan import Plan
 from fusedsplit.spec import CallableMerge, SplitSpec
@@ -80,8 +79,7 @@ def current_context(dtype: str) -> CallContext:
     """What is known about the place of a call."""
     if tf.executing_eagerly():
         return _eager_context(dtype)
-    in_xla = control_flow_util.GraphOrParentsInXlaContext(tf_ops.get_default_graph())
-    return CallContext(dtype, eager=False, in_xla=in_xla, in_save=save_context.in_save_context())
+    return CallContext(dtype, eager=False, in_xla=in_xla(), in_save=save_context.in_save_context())
 
 
 _eager_context = functools.lru_cache(CallContext)
