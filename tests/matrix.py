@@ -64,7 +64,7 @@ def run_row(row: Row, wheel: Path, tests: tuple[str, ...]) -> tuple[str, ...]:
     python = str(home / "bin" / "python")
     if not Path(python).exists():
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    pins = [row.tensorflow, row.keras, row.numpy, "pytest", "pytest-timeout", "hypothesis"]
+    pins = [row.tensorflow, row.keras, row.numpy, "pytest", "pytest-timeout", "hypothesis", "scipy", "scikit-learn"]
     subprocess.run([python, "-m", "pip", "install", "-q", *pins], check=True)
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)], check=True)
     # The tests alone, away from the source tree, so that what is tested is what the wheel installed.

@@ -72,7 +72,8 @@ def test_second_order_of_all_steps(seed):
     for got, want in zip(received, expected, strict=True):
         got = tf.zeros([]) if got is None else got  # no path and a derivative of zero are the same here
         want = tf.zeros_like(got) if want is None else want
-        np.testing.assert_allclose(got, np.broadcast_to(want, want.shape), atol=1e-8 * max(1, np.abs(want).max()))
+        # TensorFlow's float64 gelu holds a float32 constant, which the op does not: 1e-7 of the largest element.
+        np.testing.assert_allclose(got, np.broadcast_to(want, want.shape), atol=1e-7 * max(1, np.abs(want).max()))
 
 
 def test_second_order_while_recording_is_stopped():
