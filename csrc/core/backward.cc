@@ -106,6 +106,7 @@ void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Row
   g.lda = a.ld;
   g.b = dz.data;
   g.ldb = dz.ld;
+  g.exact = grads.own_panels;
   g.ldc = block.layout->params[static_cast<size_t>(step.kernel)].cols;
   g.c = grads.param(step.kernel, node.column) + live.begin * g.ldc;
   g.add = grads.adds(step.kernel);

@@ -76,7 +76,8 @@ void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {
   args.ldmask = g.ldmask;
   const T* b = g.packed ? g.b + column * g.k : g.b + column;
   // Whole vectors may be loaded up to the row from which they would reach beyond the end of B.
-  const ptrdiff_t full = g.packed || padded == width ? g.k : max_of(0, g.k - ceil_div(padded - width, g.ldb));
+  ptrdiff_t full = g.k;
+  if (!g.packed && padded != width) full = g.exact ? 0 : max_of(0, g.k - ceil_div(padded - width, g.ldb));
   bool begun = false;
   for (ptrdiff_t i = 0; i < chunks.count; ++i) {
     const ptrdiff_t begin = max_of(chunks.begin(i), g.k_begin), end = min_of(chunks.begin(i + 1), g.k_end);

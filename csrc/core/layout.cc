@@ -253,34 +253,35 @@ void Layout::find_masks() {
 }
 
 void Layout::find_chains() {
-  // The stage and chain that last added to the gradient of a value.
-  std::vector<std::pair<int, int>> giver(places.size(), {-1, -1});
-  std::vector<int> shared(places.size(), -1);  // the last stage in which several chains give to a value
   for (size_t n = 0; n < nodes.size(); ++n) {
-    const Node& node = nodes[n];
-    if (stages.size() <= static_cast<size_t>(node.stage)) stages.emplace_back();
+    if (stages.size() <= static_cast<size_t>(nodes[n].stage)) stages.emplace_back();
     std::vector<Chain>& chains = stages.back();
-    if (chains.size() <= static_cast<size_t>(node.chain)) chains.push_back({n, n});
+    if (chains.size() <= static_cast<size_t>(nodes[n].chain)) chains.push_back({n, n});
     chains.back().end = n + 1;
-    for (const Source& s : node.step.sources) {
-      auto& last = giver[static_cast<size_t>(s.range.value)];
-      if (last.first == node.stage && last.second != node.chain)
-        shared[static_cast<size_t>(s.range.value)] = node.stage;
-      last = {node.stage, node.chain};
-    }
   }
-  for (Node& node : nodes)
-    for (const Source& s : node.step.sources) {
-      const size_t v = static_cast<size_t>(s.range.value);
-      // A value that several chains of some stage give to is treated as shared in every stage.
-      if (shared[v] < 0) continue;
-      if (node.step.kind == StepKind::kDense && node.step.point < 0) {
-        node.defers = true;
-      } else {
-        parallel_gradients = false;
-      }
-    }
+  for (const std::vector<Chain>& chains : stages) find_deferred(chains.front().begin, chains.back().end);
   for (const ParamPlace& param : params) parallel_gradients = parallel_gradients && !param.shared;
+}
+
+// Within one stage: the gradients that several chains add to. What a chain has left for later cannot be used
+// by its own earlier nodes, so a value that the stage itself writes must not be one of these.
+void Layout::find_deferred(size_t begin, size_t end) {
+  constexpr int kNobody = -1, kSeveral = -2;
+  std::vector<int> giver(places.size(), kNobody);
+  for (size_t n = begin; n < end; ++n)
+    for (const Source& s : nodes[n].step.sources) {
+      int& chain = giver[static_cast<size_t>(s.range.value)];
+      chain = chain == kNobody || chain == nodes[n].chain ? nodes[n].chain : kSeveral;
+    }
+  for (size_t n = begin; n < end; ++n) {
+    Node& node = nodes[n];
+    bool shares = false;
+    for (const Source& s : node.step.sources)
+      shares = shares || giver[static_cast<size_t>(s.range.value)] == kSeveral;
+    node.defers = shares && node.step.kind == StepKind::kDense && node.step.point < 0;
+    const bool written = giver[static_cast<size_t>(node.step.dst.value)] == kSeveral;
+    if (written || shares != node.defers) parallel_gradients = false;
+  }
 }
 
 void Layout::reuse_panels() {

@@ -81,6 +81,7 @@ struct Layout {
   void find_entries();
   void find_masks();
   void find_chains();
+  void find_deferred(size_t begin, size_t end);
   void reuse_panels();
   void size_blocks(size_t bytes);
 };

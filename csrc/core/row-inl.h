@@ -51,7 +51,8 @@ void row(int op, ptrdiff_t m, ptrdiff_t n, const T* x, ptrdiff_t ldx, T* y, ptrd
 template <class T>
 T row_grad_at(int op, ptrdiff_t j, const T* x, const T* y, const T* dy, T common) {
   if (op == kRowSoftmax) return (dy[j] - common) * y[j];
-  return op == kRowMean || x[j] == y[0] ? common : T(0);
+  // A factor, not a choice: a NaN in the row leaves no winner, and 0 * (dy / 0) is TensorFlow's NaN.
+  return op == kRowMean ? common : static_cast<T>(x[j] == y[0]) * common;
 }
 
 template <class T>

@@ -224,7 +224,7 @@ void check_garbage(std::mt19937* random, int tries) {
     const size_t hits = 1 + (*random)() % 3;
     for (size_t h = 0; h < hits; ++h) {
       int64_t& x = code[(*random)() % code.size()];
-      const int64_t choices[] = {0,     -1,     1, x + 1, x - 1, INT64_MAX, INT64_MIN, int64_t{1} << 31,
+      const int64_t choices[] = {0,     -1,     1, x ^ 1, x ^ 3, INT64_MAX, INT64_MIN, int64_t{1} << 31,
                                  65536, 1 << 24};
       x = choices[(*random)() % 10];
     }
