@@ -50,11 +50,11 @@ void panel_rows(const TileColumn<T>& column, ptrdiff_t m, TileArgs<T> args) {
 // What remains to be done to a finished panel when the activation is not one that tiles apply in registers.
 template <class T>
 void panel_activation(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t width) {
-  for (ptrdiff_t i = 0; i < g.m; ++i) {
-    T* c = g.c + i * g.ldc + column;
-    if (g.pre) __builtin_memcpy(g.pre + i * g.ldpre + column, c, static_cast<size_t>(width) * sizeof(T));
-    activate<T>(g.activation, g.alpha, c, width);
-  }
+  T* c = g.c + column;
+  if (g.pre)
+    for (ptrdiff_t i = 0; i < g.m; ++i)
+      __builtin_memcpy(g.pre + i * g.ldpre + column, c + i * g.ldc, static_cast<size_t>(width) * sizeof(T));
+  activate<T>(g.activation, g.alpha, g.m, width, c, g.ldc);
 }
 
 constexpr int kLinearKind = 0;

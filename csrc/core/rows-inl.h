@@ -9,15 +9,12 @@ enum RowOpCode { kRowSoftmax, kRowMean, kRowMax };
 
 template <class T>
 void activate_rows(int kind, T alpha, ptrdiff_t m, ptrdiff_t n, T* y, ptrdiff_t ldy) {
-  if (kind == kLinearKind) return;
-  for (ptrdiff_t i = 0; i < m; ++i) activate<T>(kind, alpha, y + i * ldy, n);
+  if (kind != kLinearKind) activate<T>(kind, alpha, m, n, y, ldy);
 }
 
 template <class T>
 void activation_grad(const ActivationGrad<T>& g) {
-  for (ptrdiff_t i = 0; i < g.m; ++i)
-    activate_grad<T>(g.kind, g.alpha, g.ref.data + i * g.ref.ld, g.dy.data + i * g.dy.ld,
-                     g.dz.data + i * g.dz.ld, g.n);
+  activate_grad<T>(g.kind, g.alpha, g.m, g.n, g.ref.data, g.ref.ld, g.dy.data, g.dy.ld, g.dz.data, g.dz.ld);
 }
 
 template <class T>

@@ -86,7 +86,8 @@ FUSEDSPLIT_INLINE void tile_finish(const TileArgs<T>& t, Vec<T> (&acc)[MR][NV]) 
     });
   if (t.mask)
     for_tile<T>(acc, t.last, [&](Vec<T>& v, int i, ptrdiff_t at, ptrdiff_t n) __attribute__((always_inline)) {
-      v = select(load_part(t.mask + i * t.ldmask + at, n) > zero<T>(), v, zero<T>());
+      // A factor, not a choice: as in TensorFlow a NaN or an infinity that is masked gives NaN.
+      v = v * select(load_part(t.mask + i * t.ldmask + at, n) > zero<T>(), set1(T(1)), zero<T>());
     });
   for_tile<T>(acc, t.last, [&](Vec<T>& v, int i, ptrdiff_t at, ptrdiff_t n) __attribute__((always_inline)) {
     store_part(t.c + i * t.ldc + at, v, n);
