@@ -22,14 +22,17 @@ from tensorflow.python.saved_model import save_context
 
 from fusedsplit import config
 from fusedsplit.backends import reference
-from fusedsplit.backends.base import Backend, CallContext
-from fusedsplit.backends.op import OP
+from fusedsplit.backends.base import Absent, Backend, CallContext
 from fusedsplit.backends.xla import TF, XLA, in_xla
 from fusedsplit.lower import lower
 from fusedsplit.plan import Plan
 from fusedsplit.spec import CallableMerge, SplitSpec
 
 _EagerTensor = tf_ops.EagerTensor  # a constant made here would start the eager runtime at import
+try:
+    from fusedsplit.backends.op import OP
+except ModuleNotFoundError:  # removed together with csrc/: everything else works
+    OP = Absent("op")
 BACKENDS: dict[str, Backend] = {"op": OP, "xla": XLA, "tf": TF}
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fusedsplit_backend", default=None)
@@ -121,8 +124,7 @@ def reasons_against(spec: SplitSpec | None, context: CallContext, unfusable: Seq
     plan = None if spec is None else plan_of(spec)
     reasons: dict[str, list[str]] = {"reference": []}
     for name, backend in BACKENDS.items():
-        against = backend.not_supported_reasons(plan, context) if plan is not None else []
-        reasons[name] = [*unfusable, *against]
+        reasons[name] = [*unfusable, *backend.not_supported_reasons(plan, context)]
     return {name: reasons[name] for name in config.BACKENDS}
 
 

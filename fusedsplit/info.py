@@ -54,8 +54,8 @@ def info() -> Info:
     import numpy
     import tensorflow
 
-    from fusedsplit import config
-    from fusedsplit.backends import op
+    from fusedsplit import dispatch
+    from fusedsplit.backends.base import CallContext
 
     versions = {
         "fusedsplit": __version__,
@@ -65,7 +65,8 @@ def info() -> Info:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
-    backends = {name: (op.problem() or "") if name == "op" else "" for name in config.BACKENDS}
+    against = dispatch.reasons_against(None, CallContext("float32"), ())
+    backends = {name: "; ".join(reasons) for name, reasons in against.items()}
     return Info(versions, native.build_info(), _core(), backends)
 
 

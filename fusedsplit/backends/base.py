@@ -23,8 +23,8 @@ class Backend(Protocol):
 
     name: str
 
-    def not_supported_reasons(self, plan: Plan, context: CallContext) -> list[str]:
-        """Why this backend cannot run the plan there; empty when it can."""
+    def not_supported_reasons(self, plan: Plan | None, context: CallContext) -> list[str]:
+        """Why this backend cannot run the plan (any plan, if None) there; empty when it can."""
         ...
 
     def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
@@ -37,3 +37,16 @@ class Backend(Protocol):
             points: int32 tensors of shape () or (batch,), one for each point that the plan refers to.
         """
         ...
+
+
+class Absent:
+    """Stands for a backend whose files were removed from the package."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def not_supported_reasons(self, plan: Plan | None, context: CallContext) -> list[str]:
+        return [f"this installation was made without backends/{self.name}.py"]
+
+    def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
+        raise NotImplementedError(self.not_supported_reasons(plan, CallContext("float32"))[0])

@@ -80,7 +80,7 @@ class Op:
 
     name = "op"
 
-    def not_supported_reasons(self, plan: Plan, context: CallContext) -> list[str]:
+    def not_supported_reasons(self, plan: Plan | None, context: CallContext) -> list[str]:
         del plan  # every step of a plan is built
         reasons = []
         if problem() is not None:

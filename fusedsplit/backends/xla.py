@@ -238,7 +238,7 @@ class TensorFlow:
 
     name = "tf"
 
-    def not_supported_reasons(self, plan: Plan, context: CallContext) -> list[str]:
+    def not_supported_reasons(self, plan: Plan | None, context: CallContext) -> list[str]:
         return [] if tf.as_dtype(context.dtype).is_floating else [f"dtype {context.dtype} is not a floating one"]
 
     def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
