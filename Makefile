@@ -22,7 +22,7 @@ native: venv
 	$(BUILD) $(BIN)/python setup.py -q build_ext --inplace
 
 test: native
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadscope $(PYTEST_ARGS)
 
 # One wheel, the core tests, in fresh environments with older and newer TensorFlow and Keras.
 test-matrix: venv
