@@ -6,7 +6,7 @@ BUILD := $(if $(shell command -v $(CXX) 2>/dev/null),FUSEDSPLIT_FORCE_BUILD=1,FU
 PY_FILES := setup.py fusedsplit tests benchmarks
 CC_FILES = $(shell find csrc tests -name '*.cc' -o -name '*.h')
 
-.PHONY: all venv native test test-matrix bench lint format ulp selftest sanitize clean
+.PHONY: all venv native test test-matrix bench lint format ulp selftest sanitize aarch64 clean
 all: test
 
 venv: .venv/installed
@@ -59,6 +59,14 @@ sanitize: venv
 	    $(BIN)/python setup.py -q build_program --name selftest --target build/programs/selftest-thread
 	build/programs/selftest-address $(SELFTEST_ARGS)
 	build/programs/selftest-thread $(SELFTEST_ARGS)
+
+# The core compiled for 64-bit Arm and checked under emulation (Debian: g++-aarch64-linux-gnu qemu-user).
+CORE_SOURCES = $(filter-out csrc/core/bench.cc csrc/core/ulp.cc,$(wildcard csrc/core/*.cc))
+aarch64:
+	mkdir -p build/programs
+	aarch64-linux-gnu-g++ -O2 -std=c++17 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror \
+	    -Icsrc -pthread -static $(CORE_SOURCES) -o build/programs/selftest-aarch64
+	qemu-aarch64 build/programs/selftest-aarch64 $(or $(SELFTEST_ARGS),20 1)
 
 clean:
 	rm -rf build dist *.egg-info fusedsplit/_build_info.json fusedsplit/*.so
