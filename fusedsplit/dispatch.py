@@ -129,16 +129,20 @@ def reasons_against(spec: SplitSpec | None, context: CallContext, unfusable: Seq
 
 
 def _automatic(context: CallContext, reasons: dict[str, list[str]]) -> Choice:
-    """The measured preference: the op wherever it runs, then the pure-TF form.
+    """The first that can run, in the order of `fusedsplit bench`.
 
-    In eager code the `tf` form pays one dispatch per step and `xla` one per call, so `xla` comes first there; inside a
-    graph a nested jit costs a launch and blocks Grappler, so `tf` comes first.
+    On 7 layers at batch 1, 32, 512 and 4096 (2 cores with AVX-512, TensorFlow 2.21) the op was the fastest of the
+    three in 27 of 28 cells forward, 23 of 28 with gradients (at most 1.24 times slower in the others, all of them at
+    batch 32 and 512) and 14 of 14 in eager mode. Without it, `xla` was faster than `tf` in each eager cell, since it
+    pays one dispatch and `tf` one for each step; in a graph `tf` was faster with gradients in 26 of 28, since a nested
+    jit is launched by itself and gives out what its backward needs.
     """
     order = ("op", "xla", "tf") if context.eager else ("op", "tf", "xla")
-    for name in order:
+    where = "eager" if context.eager else "graph"
+    for place, name in enumerate(order):
         if not reasons[name]:
-            why = "the fastest that can run here"
-            return Choice(name, why, reasons)
+            rank = ("fastest", "second", "third")[place]
+            return Choice(name, f"measured {rank} of {', '.join(order)} in {where} mode", reasons)
     return Choice("reference", "only the sub-layers themselves can compute this call", reasons)
 
 

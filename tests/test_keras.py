@@ -151,12 +151,12 @@ def test_a_saturated_last_activation_keeps_its_gradient(activation, loss, target
     assert graph(x).shape == (1, units)
 
 
-@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize("jit_compile", [True, False, "auto"])
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_fit_evaluate_predict_equal_the_unfused_model(jit_compile, run_eagerly, backend, rng):
-    if run_eagerly and jit_compile:
+    if run_eagerly and jit_compile is True:
         pytest.skip("Keras refuses the two together")
-    if backend == "op" and jit_compile:
+    if backend == "op" and jit_compile and not run_eagerly:
         pytest.skip("the op cannot be inside XLA: tested in test_dispatch")
     x = rng.normal(size=(70, 10)).astype("float32")
     y = (x[:, :1] > 0).astype("float32")
