@@ -150,7 +150,11 @@ def test_a_learned_point_finds_where_images_of_digits_are_cut(fused_backend):
     assert model.evaluate(x, y, verbose=0) < 0.1 * hard_loss
 
 
-@pytest.mark.parametrize("split", ["learned", one_point, point_per_row, "gated"], ids=str)
+@pytest.mark.parametrize(
+    "split",
+    ["learned", one_point, point_per_row, "gated"],
+    ids=["learned", "one point", "a point per row", "gated"],
+)
 def test_saving(split, tmp_path, rng):
     layer = learned(True) if split == "gated" else fs.DynamicSplitDense(Dense(8), Dense(4), None, split=split)
     x = keras.Input((6,))
