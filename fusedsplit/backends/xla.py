@@ -40,7 +40,7 @@ def execute(plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Se
     if inputs[0].shape.rank != 2:
         leading = tf.shape(inputs[0])[:-1]
         static = inputs[0].shape[:-1]
-        inputs = [tf.reshape(x, [-1, x.shape[-1]]) for x in inputs]
+        inputs = [tf.reshape(x, [-1, plan.values[v].width]) for v, x in zip(plan.inputs, inputs)]
     outputs = _Execution(plan, inputs, params, points).run()
     if leading is None:
         return outputs

@@ -1,0 +1,94 @@
+"""check.py: it passes what is right, and fails what is not."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.layers import Dense
+
+import fusedsplit as fs
+from fusedsplit import dispatch
+from fusedsplit.check_suite import random_specs, seed_specs
+
+
+@pytest.fixture
+def layer() -> fs.SplitDense:
+    layer = fs.SplitDense(Dense(8, activation="tanh"), [Dense(4, activation="relu"), Dense(6)], head=Dense(2))
+    layer.build((None, 5))
+    return layer
+
+
+def wrong(change):
+    """`dispatch.run` with its outputs changed."""
+    right = dispatch.run
+
+    def run(spec, inputs, params, points=(), backend="tf", logits=False):
+        outputs = right(spec, inputs, params, points, backend, logits)
+        return outputs if backend == "reference" else [change(y, inputs, params) for y in outputs]
+
+    return run
+
+
+@tf.custom_gradient
+def with_half_the_gradient(y):
+    return tf.identity(y), lambda dy: 0.5 * dy
+
+
+@tf.custom_gradient
+def without_second_order(y):
+    return tf.identity(y), lambda dy: tf.stop_gradient(dy)
+
+
+WRONG = {
+    "value": (lambda y, x, p: y + 1e-4, "value"),
+    "one element": (lambda y, x, p: y + tf.one_hot([0] * y.shape[0], y.shape[-1]) * 1e-4, "value"),
+    "not a number": (lambda y, x, p: y * np.nan, "value"),
+    "gradient": (lambda y, x, p: with_half_the_gradient(y), "gradient"),
+    "gradient of one bias": (lambda y, x, p: y + 1e-3 * (p[1][0] - tf.stop_gradient(p[1][0])), "gradient"),
+    "second order": (lambda y, x, p: without_second_order(y), "second order"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_fails_in_its_order(layer, name, monkeypatch):
+    change, order = WRONG[name]
+    monkeypatch.setattr(dispatch, "run", wrong(change))
+    report = fs.check(layer, backends=["tf"])
+    assert not report.ok
+    failed = [row.order for row in report.rows if not row.ok]
+    assert failed[0] == order
+    assert "FAILED" in str(report)
+
+
+def test_a_report_names_every_backend_and_order(layer):
+    report = fs.check(layer)
+    assert report.ok
+    run = {row.backend for row in report.rows}
+    assert run | set(report.skipped) == {"op", "xla", "tf", "reference"}
+    assert all(
+        [row.order for row in report.rows if row.backend == b] == list(fs.check.__globals__["ORDERS"]) for b in run
+    )
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5)], ids=str)
+def test_given_inputs_are_used(layer, shape, rng):
+    assert fs.check(layer, rng.normal(size=shape)).ok
+
+
+def test_a_backend_that_cannot_run_is_refused(layer):
+    with pytest.raises(ValueError, match="expected 'auto' or one of"):
+        fs.check(layer, backends=["cuda"])
+
+
+def test_a_layer_without_a_spec_is_refused():
+    layer = fs.SplitDense(Dense(4, activation="mish"), [None, None])
+    layer.build((None, 3))
+    with pytest.raises(ValueError, match="has no spec: .*mish"):
+        fs.check(layer)
+
+
+def test_the_suites_specs_are_checked():
+    assert len(seed_specs()) >= 5
+    names = [name for name, _ in random_specs(5, seed=1)]
+    assert len(set(names)) == 5
+    for _, spec in [*random_specs(3, seed=1)]:
+        assert fs.check(spec, backends=["tf"]).ok
