@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -165,7 +166,8 @@ std::atomic<int>& thread_count() {
 int threads() { return thread_count().load(std::memory_order_relaxed); }
 
 void set_threads(int count) {
-  thread_count().store(count < 1 ? 1 : count > kMaxThreads ? kMaxThreads : count, std::memory_order_relaxed);
+  const int allowed = count < 1 ? default_threads(kMaxThreads) : std::min(count, kMaxThreads);
+  thread_count().store(allowed, std::memory_order_relaxed);
 }
 
 Workers::Workers(int limit) {

@@ -10,7 +10,7 @@
 namespace fusedsplit {
 
 // How many threads a call may use, the caller included. At first FUSEDSPLIT_NUM_THREADS, or else the usable
-// CPUs: the process's affinity and its cgroup's quota.
+// CPUs: the process's affinity and its cgroup's quota; a count below 1 goes back to that.
 int threads();
 void set_threads(int count);
 

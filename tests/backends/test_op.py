@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -206,3 +210,26 @@ class TestNative:
     def test_a_missing_library_has_a_reason(self, tmp_path):
         assert "missing" in native.file_problem(tmp_path / "_op.so")
         assert native.file_problem(native.op_path()) is None
+
+
+def test_the_op_uses_every_usable_cpu_unless_told_otherwise():
+    program = (
+        "import tensorflow as tf, sys\n"
+        "n = int(sys.argv[1])\n"
+        "n and tf.config.threading.set_intra_op_parallelism_threads(n)\n"
+        "from fusedsplit.backends import op\n"
+        "print(op.problem() or op.library_info()['threads'])"
+    )
+
+    def threads(intra_op: int, **environment: str) -> int:
+        env = {k: v for k, v in os.environ.items() if k != "FUSEDSPLIT_NUM_THREADS"} | environment
+        command = [sys.executable, "-c", program, str(intra_op)]
+        return int(subprocess.run(command, capture_output=True, text=True, env=env).stdout)
+
+    usable = len(os.sched_getaffinity(0))
+    assert threads(0) == threads(usable) <= usable
+    if native.core().threads() > 1:  # the core alone, which nobody limits here
+        assert threads(0) > 1
+    assert threads(1) == 1
+    assert threads(0, FUSEDSPLIT_NUM_THREADS="1") == 1
+    assert threads(3, FUSEDSPLIT_NUM_THREADS="2") == 2
