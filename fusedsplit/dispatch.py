@@ -132,10 +132,10 @@ def _automatic(context: CallContext, reasons: dict[str, list[str]]) -> Choice:
     """The first that can run, in the order of `fusedsplit bench`.
 
     On 7 layers at batch 1, 32, 512 and 4096 (2 cores with AVX-512, TensorFlow 2.21) the op was the fastest of the
-    three in 28 of 28 cells forward, 27 of 28 with gradients and 14 of 14 in eager mode, and at most 1.04 times slower than
-    the fastest in the others. Without it, `xla` was faster than `tf` in each eager cell, since it pays one dispatch and
-    `tf` one for each step; in a graph `tf` was faster with gradients in 23 of 28, since a nested jit is launched by
-    itself and gives out what its backward needs.
+    three in 28 of 28 cells forward, 27 of 28 with gradients (1.04 times slower in the other) and 14 of 14 in eager
+    mode. Without it, `xla` was faster than `tf` in each eager cell, since it pays one dispatch and `tf` one for each
+    step; in a graph `tf` was faster with gradients in 23 of 28, since a nested jit is launched by itself and gives out
+    what its backward needs.
     """
     order = ("op", "xla", "tf") if context.eager else ("op", "tf", "xla")
     where = "eager" if context.eager else "graph"
