@@ -71,12 +71,13 @@ class _Execution:
         self.params = params
         self.points = points
         self.cuts = _cuts(plan)
+        self.in_xla = in_xla()
         self.pieces: list[dict[tuple[int, int], tf.Tensor]] = [{} for _ in plan.values]
         for v, x in zip(plan.inputs, inputs):
             self.write(Range(v, 0, plan.values[v].width), x)
 
     def run(self) -> list[tf.Tensor]:
-        if in_xla():
+        if self.in_xla:
             for group in _grouped(self.plan):
                 if len(group) > 1:
                     self.batched(group)
@@ -90,7 +91,7 @@ class _Execution:
     def step(self, step: Step) -> None:
         if isinstance(step, Dense):
             edges = self.edges(step.dst)
-            if len(edges) > 2 and not in_xla() and step.dst.width >= SLICED_FROM * (len(edges) - 1):
+            if len(edges) > 2 and not self.in_xla and step.dst.width >= SLICED_FROM * (len(edges) - 1):
                 self.sliced(step, edges)
                 return
             y = self.dense(step)
