@@ -17,7 +17,8 @@ class Info:
     Attributes:
         versions: package -> version.
         build: what the install recorded of the native build.
-        core: the core's ISA, the ISAs that the machine has, and threads; empty if it is unusable.
+        core: the core's ISA, the ISAs that the machine has, threads, and whether XLA can call the op; empty if it is
+            unusable.
         backends: backend -> why it is unusable, "" where it is usable.
     """
 
@@ -71,8 +72,18 @@ def info() -> Info:
 
 
 def _core() -> dict[str, Any]:
+    from fusedsplit import dispatch
+    from fusedsplit.backends.base import CallContext
+
     try:
         core = native.core()
     except native.NativeError:
         return {}
-    return {"isa": core.isa(), "isas": core.isas(), "threads": core.threads()}
+    found = {"isa": core.isa(), "isas": core.isas(), "threads": core.threads()}
+    op = dispatch.BACKENDS["op"]
+    if not op.not_supported_reasons(None, CallContext("float32")):
+        # The op library has threads of its own, which follow TensorFlow's setting.
+        from fusedsplit.backends.op import library_info, xla_problem
+
+        found |= {"threads": library_info()["threads"], "inside XLA": xla_problem() or "usable"}
+    return found

@@ -12,6 +12,7 @@ import json
 import platform
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -113,18 +114,21 @@ class OpLibrary:
             status = self._library.fusedsplit_op_status
             self._info = self._library.fusedsplit_op_info
             self._set_threads = self._library.fusedsplit_op_set_threads
+            self._saved_bytes = self._library.fusedsplit_op_saved_bytes
         except (OSError, AttributeError) as error:
             raise NativeError(f"{path.name} is not an op library of this release: {error}") from error
         status.restype = ctypes.c_char_p
         self._info.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
         self._set_threads.argtypes = [ctypes.c_int]
+        self._saved_bytes.argtypes = [ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t, ctypes.c_int]
+        self._saved_bytes.restype = ctypes.c_int64
         reason = status().decode()
         if reason:
             raise NativeError(reason)
         _check_plan_version(path.name, self.info()["plan_version"])
 
     def info(self) -> dict[str, Any]:
-        """Version, plan version, the active ISA and the number of threads."""
+        """Version, plan version, active ISA, number of threads, and `xla`: why XLA cannot call the op, or ""."""
         text = ctypes.create_string_buffer(1024)
         self._info(text, len(text))
         return json.loads(text.value)
@@ -132,3 +136,10 @@ class OpLibrary:
     def set_threads(self, threads: int) -> None:
         """The most threads that a call of the op may use, its caller included."""
         self._set_threads(threads)
+
+    def saved_bytes(self, code: Sequence[int], dtype: str) -> int:
+        """Bytes for each row that the forward op saves for backward, given an encoded plan."""
+        size = self._saved_bytes((ctypes.c_int64 * len(code))(*code), len(code), dtype == "float64")
+        if size < 0:
+            raise NativeError(f"expected the code of a plan. Received: {len(code)} integers that are none")
+        return size

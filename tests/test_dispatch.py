@@ -39,7 +39,7 @@ def test_auto_takes_the_op_in_graphs():
 
 
 @needs_op
-def test_auto_takes_plain_tensorflow_inside_xla():
+def test_auto_inside_xla_takes_no_op_that_xla_cannot_compile():
     layer = layer_of(Dense(6))
     function = tf.function(layer, jit_compile=True)
     with warnings.catch_warnings():
@@ -61,13 +61,6 @@ def test_xla_is_seen_through_nested_functions():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fs.FusedSplitWarning)
         np.testing.assert_allclose(outer(X), layer(X), rtol=1e-5, atol=1e-6)
-
-
-@needs_op
-def test_an_explicit_op_inside_xla_raises_with_every_reason():
-    layer = layer_of(Dense(6), backend="op")
-    with pytest.raises(ValueError, match="(?s)backend 'op' was chosen explicitly and cannot run.*XLA.*tf: can run"):
-        tf.function(layer, jit_compile=True)(X)
 
 
 def test_an_explicit_backend_never_falls_back():
@@ -165,7 +158,8 @@ def test_explain_names_the_backend_of_every_situation():
         "inside XLA",
         "saving, export",
     }
-    assert explanation.choices["inside XLA"].startswith("tf")
+    inside = "tf" if op.problem() or op.xla_problem() else "op"
+    assert explanation.choices["inside XLA"].startswith(inside)
     assert "plan v1" in str(explanation)
 
 

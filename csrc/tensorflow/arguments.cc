@@ -34,101 +34,149 @@ ptrdiff_t product(const int64_t* dims, int count) {
   return rows;
 }
 
-void check_param(const Tensor& tensor, size_t index, const Param& param) {
-  const bool fits = tensor.rank() == param.rank && tensor.dim(param.rank - 1) == param.cols &&
-                    (param.rank == 1 || tensor.dim(0) == param.rows);
+void check_param(const Argument& argument, size_t index, const Param& param) {
+  const bool fits = argument.rank == param.rank && argument.dim(param.rank - 1) == param.cols &&
+                    (param.rank == 1 || argument.dim(0) == param.rows);
   if (fits) return;
   const std::string cols = std::to_string(param.cols);
   const std::string expected = param.rank == 1 ? cols + "," : std::to_string(param.rows) + ", " + cols;
   invalid(where("params", index) + ": expected shape (" + expected + "). Received: shape " +
-          shape_text(tensor));
+          shape_text(argument));
 }
 
 }  // namespace
 
-void Batch::read(const Tensor& tensor) {
-  rank = tensor.rank();
+std::string shape_text(const Argument& argument) {
+  std::string text = "(";
+  for (int i = 0; i < argument.rank; ++i) text += (i ? ", " : "") + std::to_string(argument.dims[i]);
+  return text + (argument.rank == 1 ? ",)" : ")");
+}
+
+void Batch::read(const Argument& argument) {
+  rank = argument.rank;
   if (rank < 2 || rank >= kMaxRank) {
-    invalid("inputs[0]: expected a tensor of rank 2 or more. Received: shape " + shape_text(tensor));
+    invalid("inputs[0]: expected a tensor of rank 2 or more. Received: shape " + shape_text(argument));
   }
-  for (int i = 0; i < rank; ++i) dims[i] = tensor.dim(i);
+  for (int i = 0; i < rank; ++i) dims[i] = argument.dims[i];
   rows = product(dims, rank - 1);
 }
 
-void Batch::check(const Tensor& tensor, const char* name, size_t index, ptrdiff_t width) const {
-  bool fits = tensor.rank() == rank && tensor.dim(rank - 1) == width;
-  for (int i = 0; fits && i < rank - 1; ++i) fits = tensor.dim(i) == dims[i];
+void Batch::check(const Argument& argument, const char* name, size_t index, ptrdiff_t width) const {
+  bool fits = argument.rank == rank && argument.dim(rank - 1) == width;
+  for (int i = 0; fits && i < rank - 1; ++i) fits = argument.dims[i] == dims[i];
   if (fits) return;
   std::string expected = "(";
   for (int i = 0; i < rank - 1; ++i) expected += std::to_string(dims[i]) + ", ";
   expected += std::to_string(width) + ")";
-  invalid(where(name, index) + ": expected shape " + expected + ". Received: shape " + shape_text(tensor));
+  invalid(where(name, index) + ": expected shape " + expected + ". Received: shape " + shape_text(argument));
 }
 
-Arguments::Arguments(TF_OpKernelContext* context)
-    : context_(context), tensors_(static_cast<size_t>(c_api().TF_NumInputs(context))) {}
-
-const Tensor& Arguments::next(const char* name, TF_DataType type) {
-  if (at_ >= tensors_.size())
+Argument Arguments::next(const char* name, TF_DataType type) {
+  Argument argument;
+  if (!fetch(&argument))
     invalid(std::string(name) + ": expected more inputs. Received: too few for the plan");
-  Tensor& tensor = tensors_[at_];
-  c_api().TF_GetInput(context_, static_cast<int>(at_), tensor.out(), status_);
-  status_.check();
-  ++at_;
-  if (tensor.type() != type) {
+  if (argument.type != type) {
     invalid(std::string(name) + ": expected dtype " + type_name(type) +
-            ". Received: " + type_name(tensor.type()));
+            ". Received: " + type_name(argument.type));
   }
-  return tensor;
+  return argument;
 }
 
 template <class T>
 void Arguments::rows(const char* name, const Plan& plan, const std::vector<int>& values, Batch* batch,
                      const T** data) {
   for (size_t i = 0; i < values.size(); ++i) {
-    const Tensor& tensor = next(name, type_of(T{}));
-    if (batch->rank == 0) batch->read(tensor);
-    batch->check(tensor, name, i, plan.values[static_cast<size_t>(values[i])].width);
-    data[i] = tensor.as<const T>();
+    const Argument& argument = next(name, type_of(T{}));
+    if (batch->rank == 0) batch->read(argument);
+    batch->check(argument, name, i, plan.values[static_cast<size_t>(values[i])].width);
+    data[i] = argument.as<const T>();
   }
 }
 
 template <class T>
 void Arguments::params(const Plan& plan, const T** data) {
   for (size_t i = 0; i < plan.params.size(); ++i) {
-    const Tensor& tensor = next("params", type_of(T{}));
-    check_param(tensor, i, plan.params[i]);
-    data[i] = tensor.as<const T>();
+    const Argument& argument = next("params", type_of(T{}));
+    check_param(argument, i, plan.params[i]);
+    data[i] = argument.as<const T>();
   }
 }
 
 void Arguments::points(const Plan& plan, const Batch& batch, Point* points) {
   for (int i = 0; i < plan.points; ++i) {
-    const Tensor& tensor = next("points", TF_INT32);
-    const int rank = tensor.rank();
-    if (rank > 1 || (rank == 1 && tensor.dim(0) != batch.rows)) {
+    const Argument& argument = next("points", TF_INT32);
+    const int rank = argument.rank;
+    if (rank > 1 || (rank == 1 && argument.dims[0] != batch.rows)) {
       invalid(where("points", static_cast<size_t>(i)) + ": expected shape () or (" +
-              std::to_string(batch.rows) + ",). Received: shape " + shape_text(tensor));
+              std::to_string(batch.rows) + ",). Received: shape " + shape_text(argument));
     }
-    points[i].data = tensor.as<const int32_t>();
+    points[i].data = argument.as<const int32_t>();
     points[i].per_row = rank == 1;
   }
 }
 
-void check_size(ptrdiff_t rows, double row_bytes) {
-  constexpr double kMost = 1e14;
-  // A block more than the rows, since executors round up.
-  if ((static_cast<double>(rows) + 65536) * row_bytes <= kMost) return;
-  throw OpError(TF_RESOURCE_EXHAUSTED,
-                "expected a batch that fits into memory. Received: " + std::to_string(rows) + " rows of " +
-                    std::to_string(row_bytes) + " bytes");
+template <class T>
+Sources<T>::Sources(Arguments* arguments, const Plan& plan)
+    : inputs(plan.inputs.size()), params(plan.params.size()), points(static_cast<size_t>(plan.points)) {
+  arguments->rows("inputs", plan, plan.inputs, &batch, inputs.data());
+  arguments->params(plan, params.data());
+  arguments->points(plan, batch, points.data());
 }
 
-template void Arguments::rows<float>(const char*, const Plan&, const std::vector<int>&, Batch*,
-                                     const float**);
-template void Arguments::rows<double>(const char*, const Plan&, const std::vector<int>&, Batch*,
-                                      const double**);
-template void Arguments::params<float>(const Plan&, const float**);
-template void Arguments::params<double>(const Plan&, const double**);
+// The saved values, or null where there are none: forward was made for inference, or the buffer is somebody's
+// unaligned slice.
+template <class T>
+const T* read_saved(Arguments* arguments, const Program<T>& program, ptrdiff_t rows) {
+  const Argument argument = arguments->next("saved", TF_UINT8);
+  const size_t expected = static_cast<size_t>(program.saved_size(rows)) * sizeof(T);
+  const int64_t bytes = argument.rank == 1 ? argument.dims[0] : -1;
+  if (bytes != 0 && bytes != static_cast<int64_t>(expected)) {
+    invalid("saved: expected shape (0,) or (" + std::to_string(expected) + ",). Received: shape " +
+            shape_text(argument));
+  }
+  const bool aligned = reinterpret_cast<uintptr_t>(argument.data) % kAlignment == 0;
+  return bytes > 0 && aligned ? argument.as<const T>() : nullptr;
+}
+
+template <class T>
+Derivatives<T>::Derivatives(Arguments* arguments, const Program<T>& program, Batch* batch)
+    : outputs(program.plan().outputs.size()), output_grads(program.plan().outputs.size()) {
+  const Plan& plan = program.plan();
+  arguments->rows("outputs", plan, plan.outputs, batch, outputs.data());
+  saved = read_saved(arguments, program, batch->rows);
+  arguments->rows("output_grads", plan, plan.outputs, batch, output_grads.data());
+}
+
+template <class T>
+ForwardArgs<T> forward_args(Sources<T>* sources) {
+  ForwardArgs<T> args;
+  args.rows = sources->batch.rows;
+  args.inputs = sources->inputs.data();
+  args.params = sources->params.data();
+  args.points = sources->points.data();
+  return args;
+}
+
+template <class T>
+BackwardArgs<T> backward_args(Sources<T>* sources, Derivatives<T>* derivatives) {
+  BackwardArgs<T> args;
+  args.rows = sources->batch.rows;
+  args.inputs = sources->inputs.data();
+  args.params = sources->params.data();
+  args.points = sources->points.data();
+  args.outputs = derivatives->outputs.data();
+  args.saved = derivatives->saved;
+  args.output_grads = derivatives->output_grads.data();
+  return args;
+}
+
+#define FUSEDSPLIT_FOR_TYPE(T)                          \
+  template struct Sources<T>;                           \
+  template struct Derivatives<T>;                       \
+  template ForwardArgs<T> forward_args<T>(Sources<T>*); \
+  template BackwardArgs<T> backward_args<T>(Sources<T>*, Derivatives<T>*);
+FUSEDSPLIT_FOR_TYPE(float)
+FUSEDSPLIT_FOR_TYPE(double)
+#undef FUSEDSPLIT_FOR_TYPE
 
 }  // namespace fusedsplit

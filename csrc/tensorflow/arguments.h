@@ -1,4 +1,5 @@
-// The tensors of a call, read in the order of the op's signature and checked against the plan before use.
+// The tensors of a call, read in the order of the signature and checked against the plan before use: those of
+// an op in a TensorFlow kernel, and those of a foreign call in a program that XLA compiled.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,26 @@
 namespace fusedsplit {
 
 constexpr int kMaxRank = 256;  // TensorFlow allows 254
+// TF_AllocateOutput and TF_AllocateTemp align to this; so must every buffer that the core carves up.
+constexpr uintptr_t kAlignment = 64;
+
+// One tensor, whoever owns it. The dimensions are those of the source of arguments: good until the next one
+// is read.
+struct Argument {
+  TF_DataType type = TF_FLOAT;
+  int rank = 0;
+  const int64_t* dims = nullptr;
+  void* data = nullptr;
+
+  // Beyond every axis there is nothing, and that is no column.
+  int64_t dim(int axis) const { return axis < 0 || axis >= rank ? -1 : dims[axis]; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+std::string shape_text(const Argument& argument);
 
 // The leading dimensions that all row-wise tensors of a call share.
 struct Batch {
@@ -20,20 +41,18 @@ struct Batch {
   ptrdiff_t rows = 0;
 
   // Takes the leading dimensions of the first input.
-  void read(const Tensor& tensor);
-  // Throws unless the tensor has these leading dimensions and `width` columns.
-  void check(const Tensor& tensor, const char* name, size_t index, ptrdiff_t width) const;
+  void read(const Argument& argument);
+  // Throws unless the argument has these leading dimensions and `width` columns.
+  void check(const Argument& argument, const char* name, size_t index, ptrdiff_t width) const;
 };
 
-// Reads a call's inputs one after the other.
+// Reads a call's tensors one after the other.
 class Arguments {
  public:
-  explicit Arguments(TF_OpKernelContext* context);
-  TF_OpKernelContext* context() const { return context_; }
-  Status& status() { return status_; }
+  virtual ~Arguments() = default;
 
-  // The next input, checked for its type.
-  const Tensor& next(const char* name, TF_DataType type);
+  // The next tensor, checked for its type.
+  Argument next(const char* name, TF_DataType type);
 
   // One tensor for each of `values`; the first ever read sets the batch.
   template <class T>
@@ -43,13 +62,34 @@ class Arguments {
   void points(const Plan& plan, const Batch& batch, Point* points);
 
  private:
-  TF_OpKernelContext* context_;
-  Status status_;
-  SmallArray<Tensor> tensors_;
-  size_t at_ = 0;
+  // Fills in the next argument; false when there are no more.
+  virtual bool fetch(Argument* argument) = 0;
 };
 
-// Throws unless `rows` of `row_bytes` each can be in memory, so that no size computed from them overflows.
-void check_size(ptrdiff_t rows, double row_bytes);
+// What every call begins with: inputs, params and points.
+template <class T>
+struct Sources {
+  Sources(Arguments* arguments, const Plan& plan);
+
+  Batch batch;
+  SmallArray<const T*> inputs;
+  SmallArray<const T*> params;
+  SmallArray<Point, 4> points;
+};
+
+// What backward reads besides: what forward wrote and saved, and the gradients of its outputs.
+template <class T>
+struct Derivatives {
+  Derivatives(Arguments* arguments, const Program<T>& program, Batch* batch);
+
+  SmallArray<const T*> outputs;
+  const T* saved = nullptr;  // null: there is nothing, and backward computes it again
+  SmallArray<const T*> output_grads;
+};
+
+template <class T>
+ForwardArgs<T> forward_args(Sources<T>* sources);
+template <class T>
+BackwardArgs<T> backward_args(Sources<T>* sources, Derivatives<T>* derivatives);
 
 }  // namespace fusedsplit

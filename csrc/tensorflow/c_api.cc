@@ -45,6 +45,8 @@ bool resolve(const Libraries& libraries, const char* name, Function* function) {
 
 }  // namespace
 
+void* find_in_tensorflow(const char* symbol) { return Libraries().find(symbol); }
+
 const char* load_c_api(CApi* api) {
   static char reason[256];
   const Libraries libraries;

@@ -91,4 +91,7 @@ struct CApi {
 // never throws. The text lives as long as the library.
 const char* load_c_api(CApi* api);
 
+// A function that the TensorFlow in this process exports, or null.
+void* find_in_tensorflow(const char* symbol);
+
 }  // namespace fusedsplit

@@ -5,10 +5,37 @@
 namespace fusedsplit {
 namespace {
 
-// What the widest block of an executor may hold per thread before a call is refused rather than tried.
-constexpr size_t kMostScratch = size_t{4} << 30;
-// TF_AllocateOutput and TF_AllocateTemp align to this; so must every buffer that the core gets.
-constexpr uintptr_t kAlignment = 64;
+// The inputs of a kernel's call, held until the call ends.
+class KernelArguments : public Arguments {
+ public:
+  explicit KernelArguments(TF_OpKernelContext* context)
+      : context_(context), tensors_(static_cast<size_t>(c_api().TF_NumInputs(context))) {}
+  TF_OpKernelContext* context() const { return context_; }
+  Status& status() { return status_; }
+
+ private:
+  bool fetch(Argument* argument) override {
+    if (at_ >= tensors_.size()) return false;
+    Tensor& tensor = tensors_[at_];
+    c_api().TF_GetInput(context_, static_cast<int>(at_), tensor.out(), status_);
+    status_.check();
+    ++at_;
+    argument->type = tensor.type();
+    argument->rank = tensor.rank();
+    if (argument->rank >= kMaxRank)
+      invalid("expected fewer dimensions. Received: " + std::to_string(argument->rank));
+    for (int i = 0; i < argument->rank; ++i) dims_[i] = tensor.dim(i);
+    argument->dims = dims_;
+    argument->data = tensor.data();
+    return true;
+  }
+
+  TF_OpKernelContext* context_;
+  Status status_;
+  SmallArray<Tensor> tensors_;
+  size_t at_ = 0;
+  int64_t dims_[kMaxRank];
+};
 
 std::vector<int64_t> int_list(TF_OpKernelConstruction* construction, const char* name) {
   Status status;
@@ -59,16 +86,6 @@ void check_counts(TF_OpKernelConstruction* construction, const Plan& plan) {
   check_count(construction, "n_outputs", plan.outputs.size());
 }
 
-template <class T>
-void check_fits(const Compiled<T>& compiled, ptrdiff_t rows) {
-  check_size(rows, compiled.row_bytes);
-  const size_t scratch = compiled.program.scratch_bytes();
-  if (scratch <= kMostScratch) return;
-  throw OpError(TF_RESOURCE_EXHAUSTED,
-                "expected a plan whose widths need at most " + std::to_string(kMostScratch) +
-                    " bytes of scratch per thread. Received: " + std::to_string(scratch));
-}
-
 size_t elements(const int64_t* dims, int rank) {
   size_t count = 1;
   for (int i = 0; i < rank; ++i) count *= static_cast<size_t>(dims[i]);
@@ -77,7 +94,7 @@ size_t elements(const int64_t* dims, int rank) {
 
 // Allocates output `index`; the runtime keeps the buffer when the handle goes.
 template <class T>
-T* allocate_output(Arguments* arguments, int index, TF_DataType type, const int64_t* dims, int rank) {
+T* allocate_output(KernelArguments* arguments, int index, TF_DataType type, const int64_t* dims, int rank) {
   Tensor tensor;
   const size_t bytes = elements(dims, rank) * sizeof(T);
   tensor.reset(
@@ -86,7 +103,7 @@ T* allocate_output(Arguments* arguments, int index, TF_DataType type, const int6
   return tensor.as<T>();
 }
 
-uint8_t* allocate_temp(Arguments* arguments, size_t bytes, Tensor* tensor) {
+uint8_t* allocate_temp(KernelArguments* arguments, size_t bytes, Tensor* tensor) {
   if (bytes == 0) return nullptr;
   const int64_t dims[1] = {static_cast<int64_t>(bytes)};
   TF_AllocatorAttributes attributes = {};
@@ -98,19 +115,23 @@ uint8_t* allocate_temp(Arguments* arguments, size_t bytes, Tensor* tensor) {
   return tensor->as<uint8_t>();
 }
 
-// The saved values, or null where there are none (backward then computes them again): the forward op was made
-// for inference, or the buffer is somebody's unaligned slice.
+// The gradient of the index-th of inputs and params, or null (and an empty output) where it is not wanted.
 template <class T>
-const T* read_saved(Arguments* arguments, const Program<T>& program, ptrdiff_t rows) {
-  const Tensor& tensor = arguments->next("saved", TF_UINT8);
-  const size_t expected = static_cast<size_t>(program.saved_size(rows)) * sizeof(T);
-  const int64_t bytes = tensor.rank() == 1 ? tensor.dim(0) : -1;
-  if (bytes != 0 && bytes != static_cast<int64_t>(expected)) {
-    invalid("saved: expected shape (0,) or (" + std::to_string(expected) + ",). Received: shape " +
-            shape_text(tensor));
+T* allocate_grad(KernelArguments* arguments, const Plan& plan, size_t index, bool wanted, Batch* batch) {
+  const TF_DataType type = type_of(T{});
+  const int output = static_cast<int>(index);
+  if (!wanted) {
+    const int64_t nothing[1] = {0};
+    allocate_output<T>(arguments, output, type, nothing, 1);
+    return nullptr;
   }
-  const bool aligned = reinterpret_cast<uintptr_t>(tensor.data()) % kAlignment == 0;
-  return bytes > 0 && aligned ? tensor.as<const T>() : nullptr;
+  if (index < plan.inputs.size()) {
+    batch->dims[batch->rank - 1] = plan.values[static_cast<size_t>(plan.inputs[index])].width;
+    return allocate_output<T>(arguments, output, type, batch->dims, batch->rank);
+  }
+  const Param& param = plan.params[index - plan.inputs.size()];
+  const int64_t dims[2] = {param.rows, param.cols};
+  return allocate_output<T>(arguments, output, type, dims + (2 - param.rank), param.rank);
 }
 
 }  // namespace
@@ -130,17 +151,12 @@ template <class T>
 void ForwardKernel<T>::compute(TF_OpKernelContext* context) const {
   const Program<T>& program = compiled_->program;
   const Plan& plan = program.plan();
-  Arguments arguments(context);
-  Batch batch;
-  SmallArray<const T*> inputs(plan.inputs.size());
-  SmallArray<const T*> params(plan.params.size());
-  SmallArray<Point, 4> points(static_cast<size_t>(plan.points));
-  SmallArray<T*> outputs(plan.outputs.size());
-  arguments.rows("inputs", plan, plan.inputs, &batch, inputs.data());
-  arguments.params(plan, params.data());
-  arguments.points(plan, batch, points.data());
-  check_fits(*compiled_, batch.rows);
+  KernelArguments arguments(context);
+  Sources<T> sources(&arguments, plan);
+  Batch& batch = sources.batch;
+  compiled_->check_rows(batch.rows);
 
+  SmallArray<T*> outputs(plan.outputs.size());
   const TF_DataType type = type_of(T{});
   for (size_t i = 0; i < outputs.size(); ++i) {
     batch.dims[batch.rank - 1] = plan.values[static_cast<size_t>(plan.outputs[i])].width;
@@ -151,11 +167,7 @@ void ForwardKernel<T>::compute(TF_OpKernelContext* context) const {
   uint8_t* saved =
       allocate_output<uint8_t>(&arguments, static_cast<int>(outputs.size()), TF_UINT8, saved_dims, 1);
 
-  ForwardArgs<T> args;
-  args.rows = batch.rows;
-  args.inputs = inputs.data();
-  args.params = params.data();
-  args.points = points.data();
+  ForwardArgs<T> args = forward_args(&sources);
   args.outputs = outputs.data();
   args.saved = saved_elements > 0 ? reinterpret_cast<T*>(saved) : nullptr;
   if (batch.rows > 0) program.forward(args);
@@ -176,62 +188,24 @@ BackwardKernel<T>::BackwardKernel(TF_OpKernelConstruction* construction)
   }
 }
 
-// The gradient of the index-th of inputs and params, or null (and an empty output) where it is not wanted.
-template <class T>
-T* BackwardKernel<T>::allocate_grad(Arguments* arguments, size_t index, Batch* batch) const {
-  const Plan& plan = compiled_->program.plan();
-  const TF_DataType type = type_of(T{});
-  const int output = static_cast<int>(index);
-  if (wanted_[index] == 0) {
-    const int64_t nothing[1] = {0};
-    allocate_output<T>(arguments, output, type, nothing, 1);
-    return nullptr;
-  }
-  if (index < plan.inputs.size()) {
-    batch->dims[batch->rank - 1] = plan.values[static_cast<size_t>(plan.inputs[index])].width;
-    return allocate_output<T>(arguments, output, type, batch->dims, batch->rank);
-  }
-  const Param& param = plan.params[index - plan.inputs.size()];
-  const int64_t dims[2] = {param.rows, param.cols};
-  return allocate_output<T>(arguments, output, type, dims + (2 - param.rank), param.rank);
-}
-
 template <class T>
 void BackwardKernel<T>::compute(TF_OpKernelContext* context) const {
   const Program<T>& program = compiled_->program;
-  const Plan& plan = program.plan();
-  Arguments arguments(context);
-  Batch batch;
-  SmallArray<const T*> inputs(plan.inputs.size());
-  SmallArray<const T*> params(plan.params.size());
-  SmallArray<Point, 4> points(static_cast<size_t>(plan.points));
-  SmallArray<const T*> outputs(plan.outputs.size());
-  SmallArray<const T*> output_grads(plan.outputs.size());
-  arguments.rows("inputs", plan, plan.inputs, &batch, inputs.data());
-  arguments.params(plan, params.data());
-  arguments.points(plan, batch, points.data());
-  check_fits(*compiled_, batch.rows);
-  arguments.rows("outputs", plan, plan.outputs, &batch, outputs.data());
-  const T* saved = read_saved(&arguments, program, batch.rows);
-  arguments.rows("output_grads", plan, plan.outputs, &batch, output_grads.data());
+  KernelArguments arguments(context);
+  Sources<T> sources(&arguments, program.plan());
+  Batch& batch = sources.batch;
+  compiled_->check_rows(batch.rows);
+  Derivatives<T> derivatives(&arguments, program, &batch);
 
-  SmallArray<T*> input_grads(plan.inputs.size());
-  SmallArray<T*> param_grads(plan.params.size());
+  SmallArray<T*> input_grads(sources.inputs.size());
+  SmallArray<T*> param_grads(sources.params.size());
   for (size_t i = 0; i < wanted_.size(); ++i) {
     const bool is_input = i < input_grads.size();
     T*& slot = is_input ? input_grads[i] : param_grads[i - input_grads.size()];
-    slot = allocate_grad(&arguments, i, &batch);
+    slot = allocate_grad<T>(&arguments, program.plan(), i, wanted_[i] != 0, &batch);
   }
   Tensor workspace;
-
-  BackwardArgs<T> args;
-  args.rows = batch.rows;
-  args.inputs = inputs.data();
-  args.params = params.data();
-  args.points = points.data();
-  args.outputs = outputs.data();
-  args.saved = saved;
-  args.output_grads = output_grads.data();
+  BackwardArgs<T> args = backward_args(&sources, &derivatives);
   args.input_grads = input_grads.data();
   args.param_grads = param_grads.data();
   args.workspace = allocate_temp(&arguments, program.workspace_bytes(batch.rows), &workspace);

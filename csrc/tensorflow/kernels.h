@@ -31,8 +31,6 @@ class BackwardKernel {
   void compute(TF_OpKernelContext* context) const;
 
  private:
-  T* allocate_grad(Arguments* arguments, size_t index, Batch* batch) const;
-
   std::shared_ptr<const Compiled<T>> compiled_;
   std::vector<int64_t> wanted_;  // 0 or 1 for each input, then for each param
 };

@@ -11,6 +11,7 @@
 #include "tensorflow/c_api.h"
 #include "tensorflow/call.h"
 #include "tensorflow/kernels.h"
+#include "tensorflow/xla_api.h"
 
 #ifndef FUSEDSPLIT_VERSION
 #define FUSEDSPLIT_VERSION "unknown"
@@ -126,6 +127,16 @@ std::string register_all() {
 // TensorFlow takes the ops that appear while it loads the library, so they are registered by a static
 // initializer. Leaked on purpose: asked for until the process ends.
 const std::string& registration = *new std::string(register_all());
+const char* const xla_registration = registration.empty() ? register_with_xla() : registration.c_str();
+
+// Bytes that forward saves for each row, or -1 where `code` is no plan.
+template <class T>
+int64_t saved_bytes(const std::vector<int64_t>& code) {
+  int64_t bytes = -1;
+  guarded([&] { bytes = compiled_plan<T>(code)->program.saved_size(1) * static_cast<int64_t>(sizeof(T)); },
+          [](TF_Code, const char*) {});
+  return bytes;
+}
 
 }  // namespace
 
@@ -138,13 +149,22 @@ const CApi& c_api() { return table; }
 // "" or the reason why the ops are not registered.
 FUSEDSPLIT_EXPORT const char* fusedsplit_op_status() { return fusedsplit::registration.c_str(); }
 
-// Writes what this library is as JSON, like snprintf: returns the length that the whole text has.
+// Writes what this library is, and in `xla` why XLA cannot call it, as JSON, like snprintf: returns the
+// length that the whole text has.
 FUSEDSPLIT_EXPORT int fusedsplit_op_info(char* text, size_t size) {
   return std::snprintf(text, size,
-                       "{\"version\": \"%s\", \"plan_version\": %lld, \"isa\": \"%s\", \"threads\": %d}",
+                       "{\"version\": \"%s\", \"plan_version\": %lld, \"isa\": \"%s\", \"threads\": %d, "
+                       "\"xla\": \"%s\"}",
                        FUSEDSPLIT_VERSION, static_cast<long long>(fusedsplit::kPlanVersion),
-                       fusedsplit::active_isa(), fusedsplit::threads());
+                       fusedsplit::active_isa(), fusedsplit::threads(), fusedsplit::xla_registration);
 }
 
 // The most threads that a call may use, its caller included.
 FUSEDSPLIT_EXPORT void fusedsplit_op_set_threads(int threads) { fusedsplit::set_threads(threads); }
+
+// Bytes that forward saves for backward for each row of a plan of `size` integers, computed in float64 or
+// float32; -1 where it is no plan.
+FUSEDSPLIT_EXPORT int64_t fusedsplit_op_saved_bytes(const int64_t* plan, size_t size, int float64) {
+  const std::vector<int64_t> code(plan, plan + size);
+  return float64 ? fusedsplit::saved_bytes<double>(code) : fusedsplit::saved_bytes<float>(code);
+}

@@ -37,6 +37,23 @@ Compiled<T>::Compiled(const Plan& plan) : program(plan) {
 }
 
 template <class T>
+void Compiled<T>::check_rows(ptrdiff_t rows) const {
+  constexpr double kMostBytes = 1e14;
+  // What the widest block of an executor may hold per thread before a call is refused rather than tried.
+  constexpr size_t kMostScratch = size_t{4} << 30;
+  // A block more than the rows, since executors round up.
+  if ((static_cast<double>(rows) + 65536) * row_bytes > kMostBytes)
+    throw OpError(TF_RESOURCE_EXHAUSTED,
+                  "expected a batch that fits into memory. Received: " + std::to_string(rows) + " rows of " +
+                      std::to_string(row_bytes) + " bytes");
+  const size_t scratch = program.scratch_bytes();
+  if (scratch > kMostScratch)
+    throw OpError(TF_RESOURCE_EXHAUSTED,
+                  "expected a plan whose widths need at most " + std::to_string(kMostScratch) +
+                      " bytes of scratch per thread. Received: " + std::to_string(scratch));
+}
+
+template <class T>
 std::shared_ptr<const Compiled<T>> compiled_plan(const std::vector<int64_t>& code) {
   Cache<T>& programs = cache<T>();
   {

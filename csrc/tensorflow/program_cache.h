@@ -13,6 +13,10 @@ namespace fusedsplit {
 template <class T>
 struct Compiled {
   explicit Compiled(const Plan& plan);
+  // Throws unless so many rows, and the scratch that they take, can be in memory: no size computed from them
+  // then overflows.
+  void check_rows(ptrdiff_t rows) const;
+
   Program<T> program;
   double row_bytes = 0;  // of all values together: bounds what a number of rows can need
 };

@@ -26,7 +26,9 @@ from tensorflow.python.eager import record
 from tensorflow.python.framework import func_graph, ops
 
 from fusedsplit import config, native
+from fusedsplit.backends import op_in_xla
 from fusedsplit.backends.base import CallContext
+from fusedsplit.backends.xla import execute, in_xla
 from fusedsplit.plan import Plan
 
 FORWARD = "FusedsplitForward"
@@ -69,6 +71,17 @@ def problem() -> str | None:
     return _loaded().reason
 
 
+@functools.cache
+def xla_problem() -> str | None:
+    """Why a program that XLA compiles cannot call the op; None where it can."""
+    reason = library_info()["xla"]
+    if reason:
+        return f"XLA cannot compile a custom op, and {reason}"
+    if tf.config.list_logical_devices("GPU"):
+        return "XLA compiles for the GPU here, and the op runs on the CPU"
+    return None
+
+
 def library_info() -> dict[str, Any]:
     """What the loaded library says of itself; empty where it cannot be used."""
     library = _loaded().library
@@ -87,8 +100,8 @@ class Op:
             reasons.append(problem())
         if context.dtype not in DTYPES:
             reasons.append(f"it is built for float32 and float64 only, not for {context.dtype}")
-        if context.in_xla:
-            reasons.append("XLA cannot compile a custom CPU op")
+        if context.in_xla and problem() is None and xla_problem() is not None:
+            reasons.append(xla_problem())
         if context.in_save:
             reasons.append("a saved model must run where fusedsplit is not installed")
         return reasons
@@ -96,6 +109,8 @@ class Op:
     def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
         call = _call(plan)
         if not eager_context.executing_eagerly():
+            if in_xla():
+                return op_in_xla.forward(plan, inputs, params, points)[:-1]
             return call.in_graph(inputs, params, points)
         if record.could_possibly_record():
             return call.recorded(inputs, params, points)
@@ -112,7 +127,12 @@ def pack_plan(code: Sequence[int]) -> bytes:
 
 @functools.lru_cache(maxsize=256)
 def _unpack_plan(code: bytes) -> Plan:
-    return Plan.decode(struct.unpack(f"<{len(code) // 8}q", code))
+    return _decode_plan(struct.unpack(f"<{len(code) // 8}q", code))
+
+
+@functools.lru_cache(maxsize=256)
+def _decode_plan(code: tuple[int, ...]) -> Plan:
+    return Plan.decode(code)
 
 
 class _Call:
@@ -199,12 +219,17 @@ def _fast_execute(op_name: str, inputs, params, points, *attributes: Any) -> Any
         raise
 
 
-def _backward(code, inputs, params, points, outputs, saved, output_grads, wanted) -> list[Any]:
-    """Gradients of inputs and params, in eager mode or in a graph; an unwanted one is an empty tensor."""
-    output_grads = [
+def _filled(output_grads: Sequence[Any], outputs: Sequence[Any]) -> list[tf.Tensor]:
+    """Gradients as tensors: zeros for none, and sparse ones made dense."""
+    return [
         tf.zeros_like(output) if grad is None else tf.convert_to_tensor(grad)
         for grad, output in zip(output_grads, outputs)
     ]
+
+
+def _backward(code, inputs, params, points, outputs, saved, output_grads, wanted) -> list[Any]:
+    """Gradients of inputs and params, in eager mode or in a graph; an unwanted one is an empty tensor."""
+    output_grads = _filled(output_grads, outputs)
     input_grads, param_grads = _loaded().wrappers.fusedsplit_backward(
         inputs=inputs,
         params=params,
@@ -222,60 +247,81 @@ def _backward(code, inputs, params, points, outputs, saved, output_grads, wanted
     return grads
 
 
-def _split(op: Any, items: Sequence[Any], *counts: str) -> list[list[Any]]:
-    """Cuts `items` into parts of as many as the op's attributes say ("1" for a single one)."""
+def _plan_of(op: Any) -> Plan:
+    """The plan of a node, be it the op or a call from XLA, or of a tape's stand-in for one."""
+    if _is_in_xla(op):
+        return _decode_plan(tuple(op_in_xla.attribute(op, "plan")))
+    return _unpack_plan(op.get_attr("plan"))
+
+
+def _is_in_xla(op: Any) -> bool:
+    return op.type not in (FORWARD, BACKWARD)
+
+
+def _split(items: Sequence[Any], *counts: int) -> list[list[Any]]:
+    """Cuts `items` into parts of so many each."""
     parts, at = [], 0
     for count in counts:
-        size = 1 if count == "1" else op.get_attr(count)
-        parts.append(list(items[at : at + size]))
-        at += size
+        parts.append(list(items[at : at + count]))
+        at += count
     return parts
 
 
-def _save_in_forward(op: Any) -> None:
+def _save_in_forward(op: Any, plan: Plan) -> None:
     """Makes the forward node save what backward reads. `op` may be a tape's stand-in, its tensors are not."""
     node = getattr(op.outputs[0], "op", None)
     # A plain graph may have run in a session already, which forbids changing nodes: backward recomputes.
-    if node is None or node.type != FORWARD or not isinstance(node.graph, func_graph.FuncGraph):
+    if node is None or not isinstance(node.graph, func_graph.FuncGraph):
         return
-    if not node.get_attr("save"):
+    if node.type == op_in_xla.NODE and _is_in_xla(op):
+        dtype = op.outputs[0].dtype.name
+        op_in_xla.save(node, plan, _loaded().library.saved_bytes(plan.encode(), dtype))
+    elif node.type == FORWARD and not node.get_attr("save"):
         node._set_attr("save", attr_value_pb2.AttrValue(b=True))
 
 
 @ops.RegisterGradient(FORWARD)
+@ops.RegisterGradient(op_in_xla.FORWARD)
 def _forward_gradient(op: Any, *grads: Any) -> list[Any]:
-    _save_in_forward(op)
-    inputs, params, points = _split(op, op.inputs, "n_inputs", "n_params", "n_points")
-    outputs, (saved,) = _split(op, op.outputs, "n_outputs", "1")
+    plan = _plan_of(op)
+    _save_in_forward(op, plan)
+    inputs, params, points = _split(op.inputs, len(plan.inputs), len(plan.params), plan.points)
+    outputs, (saved,) = _split(op.outputs, len(plan.outputs), 1)
     skipped = getattr(op, "skip_input_indices", None) or ()
     wanted = [int(i not in skipped) for i in range(len(inputs) + len(params))]
-    code = op.get_attr("plan")
-    result = _backward(code, inputs, params, points, outputs, saved, grads[:-1], wanted)
+    if _is_in_xla(op):
+        output_grads = _filled(grads[:-1], outputs)
+        result = op_in_xla.backward(plan, [*op.inputs, *outputs, saved, *output_grads], wanted)
+    else:
+        result = _backward(op.get_attr("plan"), inputs, params, points, outputs, saved, grads[:-1], wanted)
     return [grad if want else None for grad, want in zip(result, wanted)] + [None] * len(points)
 
 
 @ops.RegisterGradient(BACKWARD)
+@ops.RegisterGradient(op_in_xla.BACKWARD)
 def _backward_gradient(op: Any, *grads: Any) -> list[Any]:
     """The gradient of a gradient, by TensorFlow's own rules on the pure-TensorFlow form of the plan.
 
     The outputs and the saved values are functions of the inputs and the params: the derivative goes there.
     """
-    parts = _split(op, op.inputs, "n_inputs", "n_params", "n_points", "n_outputs", "1", "n_outputs")
-    inputs, params, points, outputs, saved, output_grads = parts
-    wanted = [i for i, want in enumerate(op.get_attr("wanted")) if want and grads[i] is not None]
+    plan = _plan_of(op)
+    n_outputs = len(plan.outputs)
+    counts = (len(plan.inputs), len(plan.params), plan.points, n_outputs, 1, n_outputs)
+    inputs, params, points, outputs, saved, output_grads = _split(op.inputs, *counts)
+    all_wanted = op_in_xla.attribute(op, "wanted") if _is_in_xla(op) else op.get_attr("wanted")
+    wanted = [i for i, want in enumerate(all_wanted) if want and grads[i] is not None]
     weights = [tf.convert_to_tensor(grads[i]) for i in wanted]
-    code = op.get_attr("plan")
     if eager_context.executing_eagerly():
-        seconds = _second_order_function(code, tuple(wanted))(inputs, params, points, output_grads, weights)
+        seconds = _second_order_function(plan, tuple(wanted))(inputs, params, points, output_grads, weights)
     else:
-        seconds = _second_order(_unpack_plan(code), wanted, inputs, params, points, output_grads, weights)
+        seconds = _second_order(plan, wanted, inputs, params, points, output_grads, weights)
     of_sources, of_grads = seconds[: -len(output_grads)], seconds[-len(output_grads) :]
     return [*of_sources, *[None] * (len(points) + len(outputs) + len(saved)), *of_grads]
 
 
 @functools.lru_cache(maxsize=256)
-def _second_order_function(code: bytes, wanted: tuple[int, ...]) -> Any:
-    call = functools.partial(_second_order, _unpack_plan(code), wanted)
+def _second_order_function(plan: Plan, wanted: tuple[int, ...]) -> Any:
+    call = functools.partial(_second_order, plan, wanted)
     return tf.function(call, autograph=False, reduce_retracing=True)
 
 
@@ -285,8 +331,6 @@ def _second_order(plan, wanted, inputs, params, points, output_grads, weights) -
     By `tf.gradients`, since a tape records nothing while recording is stopped, as it is in forward mode. On
     copies of the tensors: how they depend on one another outside is not asked here.
     """
-    from fusedsplit.backends.xla import execute
-
     inputs, params, output_grads = ([tf.identity(x) for x in xs] for xs in (inputs, params, output_grads))
     sources = [*inputs, *params]
     results = execute(plan, inputs, params, points)

@@ -138,7 +138,6 @@ class TestRefusals:
         [
             (CallContext("bfloat16"), "bfloat16"),
             (CallContext("float16"), "float32 and float64 only"),
-            (CallContext("float32", in_xla=True), "XLA"),
             (CallContext("float32", in_save=True), "saved model"),
         ],
     )

@@ -49,6 +49,7 @@ class TestOpLibrary:
         assert {name for name in strong if not name.startswith(("_init", "_fini"))} == {
             "fusedsplit_op_status",
             "fusedsplit_op_info",
+            "fusedsplit_op_saved_bytes",
             "fusedsplit_op_set_threads",
         }
 
