@@ -71,7 +71,13 @@ class CheckReport:
 
 
 def check(
-    layer: Any, inputs: Any = None, *, batch: int = 37, backends: Sequence[str] | None = None, seed: int = 0
+    layer: Any,
+    inputs: Any = None,
+    *,
+    training: bool = False,
+    batch: int = 37,
+    backends: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> CheckReport:
     """Compares every backend with the unfused computation in float64.
 
@@ -89,8 +95,10 @@ def check(
     True
 
     Args:
-        layer: a built `SplitDense` or `MergeDense`; or a `SplitSpec`, checked with random weights.
+        layer: a built fused layer; or a `SplitSpec`, checked with random weights and split points.
         inputs: an array or a list of them; random normal ones by default.
+        training: whether to check what a layer computes while training: dropout with the masks of one draw, a learned
+            split with its soft mask.
         batch: the number of rows of random inputs.
         backends: names of backends; every one by default, those that cannot run being listed as skipped.
         seed: of the random inputs and upstream gradients.
@@ -101,17 +109,16 @@ def check(
     Raises:
         ValueError: if the layer is not built or can only run its sub-layers, or a named backend cannot run.
     """
-    spec: SplitSpec = layer if isinstance(layer, SplitSpec) else layer.spec
-    dtype = "float32" if isinstance(layer, SplitSpec) else layer.compute_dtype
+    is_spec = isinstance(layer, SplitSpec)
+    spec: SplitSpec = layer if is_spec else layer.spec_for(training)
+    dtype = "float32" if is_spec else layer.compute_dtype
     rng = np.random.default_rng(seed)
-    if isinstance(layer, SplitSpec):
-        params = [rng.normal(size=s, scale=s[0] ** -0.5 if len(s) > 1 else 0.5).astype(dtype) for s in spec.params]
-    else:
-        params = [np.asarray(tf.convert_to_tensor(p)) for p in layer.params]
     if inputs is None:
-        inputs = [rng.normal(size=(batch, width)) for width in spec.inputs]
+        widths = spec.inputs if is_spec else [shape[-1] for shape in layer.input_shapes]
+        inputs = [rng.normal(size=(batch, width)) for width in widths]
     inputs = [np.asarray(x, dtype) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
-    case = _Case(spec, inputs, params, rng)
+    call = _random_call(spec, inputs, rng) if is_spec else _layer_call(layer, inputs, training)
+    case = _Case(call, rng)
     usable, skipped = _usable(spec, dtype, backends)
     exact = case.run(functools.partial(dispatch.run, spec, backend="reference"), "float64")
     unfused = case.run(functools.partial(dispatch.run, spec, backend="reference"), dtype)
@@ -124,6 +131,22 @@ def check(
         for order in ORDERS:
             rows.append(_row(name, order, found[order], exact[order], unfused[order], magnitude[order], roundoff))
     return CheckReport(getattr(layer, "name", "spec"), tuple(rows), skipped)
+
+
+def _random_call(spec: SplitSpec, inputs: Tensors, rng: np.random.Generator) -> dispatch.Prepared:
+    """A spec on random weights, with a random split point for each row."""
+    dtype, rows = inputs[0].dtype, inputs[0].shape[:-1]
+    params = [rng.normal(size=s, scale=s[0] ** -0.5 if len(s) > 1 else 0.5).astype(dtype) for s in spec.params]
+    widest = max(branch.stop - branch.start for branch in spec.branches)
+    points = [rng.integers(0, widest + 1, size=rows).ravel() for _ in range(spec.points)]
+    return dispatch.Prepared(spec, inputs, params, [tf.constant(p, tf.int32) for p in points])
+
+
+def _layer_call(layer: Any, inputs: Tensors, training: bool) -> dispatch.Prepared:
+    """What a layer is computed from when it is called on these inputs."""
+    call = layer.prepare([tf.constant(x) for x in inputs], training)
+    arrays = ([np.asarray(tf.convert_to_tensor(t)) for t in tensors] for tensors in (call.inputs, call.params))
+    return dispatch.Prepared(call.spec, *arrays, call.points)
 
 
 def _usable(spec: SplitSpec, dtype: str, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
@@ -139,16 +162,13 @@ def _usable(spec: SplitSpec, dtype: str, backends: Sequence[str] | None) -> tupl
 class _Case:
     """Fixed inputs, weights and upstream gradients, on which any implementation can be run."""
 
-    def __init__(self, spec: SplitSpec, inputs: Tensors, params: Tensors, rng: np.random.Generator):
-        self.inputs = inputs
-        self.params = params
-        rows = inputs[0].shape[:-1]
-        dtype = inputs[0].dtype
-        self.upstream = [rng.normal(size=(*rows, width)).astype(dtype) for width in spec.output_widths]
-        widest = max(branch.stop - branch.start for branch in spec.branches)
-        points = [rng.integers(0, widest + 1, size=rows).ravel() for _ in range(spec.points)]
-        self.points = [tf.constant(p, tf.int32) for p in points]
-        self.directions = [rng.normal(size=t.shape).astype(dtype) for t in (*inputs, *params)]
+    def __init__(self, call: dispatch.Prepared, rng: np.random.Generator):
+        self.inputs: Tensors = call.inputs
+        self.params: Tensors = call.params
+        self.points = call.points
+        rows, dtype = self.inputs[0].shape[:-1], self.inputs[0].dtype
+        self.upstream = [rng.normal(size=(*rows, width)).astype(dtype) for width in call.spec.output_widths]
+        self.directions = [rng.normal(size=t.shape).astype(dtype) for t in (*self.inputs, *self.params)]
 
     def run(
         self, function: Callable[[list, list, list], list], dtype: str, absolute: bool = False
@@ -197,16 +217,16 @@ def _row(
 
 def _magnitude(spec: SplitSpec, inputs: list, params: list, points: list) -> list:
     """On absolute values, what bounds the sum of the terms at each element of `spec`, and of its derivatives."""
-    return reference.compute(spec, inputs, params, points, activate=_bounding, merge=_bounding_merge)
+    return reference.compute(spec, inputs, params, points, activate=bounding, merge=bounding_merge)
 
 
-def _bounding_merge(how: Any, parts: Sequence[Any], source: Any) -> Any:
+def bounding_merge(how: Any, parts: Sequence[Any], source: Any) -> Any:
     if isinstance(how, merges.NamedMerge):
         return how.magnitude(parts, source)
     return reference.merge(how, parts, source)
 
 
-def _bounding(activation: Activation, m: tf.Tensor) -> tf.Tensor:
+def bounding(activation: Activation, m: tf.Tensor) -> tf.Tensor:
     """A function of value m, slope 1 and, where the activation is curved, curvature 1: near the largest of them all."""
     if activation.name in ("linear", "relu", "relu6", "leaky_relu", "hard_sigmoid"):
         return m

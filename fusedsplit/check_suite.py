@@ -1,13 +1,19 @@
-"""`fusedsplit check`: the seeds' programs and a grid of random specs, each through `fs.check`."""
+"""`fusedsplit check`: the seeds' programs, layers of every kind, and a grid of random specs, through `fs.check`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from keras.layers import Activation as ActivationLayer
+from keras.layers import Dense, Dropout
 
-from fusedsplit import merges
+from fusedsplit import dispatch, merges
 from fusedsplit.check import CheckReport, Row, check
+from fusedsplit.layers import DynamicSplitDense, MergeDense, SplitDense
 from fusedsplit.merges import ELEMENTWISE
 from fusedsplit.plan import ACTIVATIONS, LINEAR, Activation
 from fusedsplit.spec import Branch, DenseSpec, Item, SplitSpec
@@ -48,6 +54,105 @@ def seed_specs() -> dict[str, SplitSpec]:
         "one unit each": split(1, 3, [(1, 1)] * 3),
         "17 branches": split(5, 34, [(2, 3)] * 17),
     }
+
+
+def _relu(*units: int) -> list[Dense]:
+    return [Dense(n, activation="relu") for n in units]
+
+
+def _three(merge: Any) -> SplitDense:
+    return SplitDense(Dense(17, activation="tanh"), _relu(5, 5, 5), split=[3, 8, 6], merge=merge, head=Dense(2))
+
+
+def _gated(activation: str) -> SplitDense:
+    return SplitDense(Dense(10), [ActivationLayer(activation), None], merge="multiply", head=Dense(3))
+
+
+def _dynamic(split: Any, *parts: Any) -> DynamicSplitDense:
+    return DynamicSplitDense(Dense(9, activation="tanh"), *parts, split=split, head=Dense(2))
+
+
+def _positive(x: Any) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(x > 0, tf.int32), axis=-1)
+
+
+def _deep() -> SplitDense:
+    stacks = [[*_relu(8, 5), Dense(7, activation="gelu")], [Dense(4, activation="tanh"), *_relu(9, 3)], None]
+    return SplitDense([*_relu(16), Dense(12)], stacks, split=[6, 4, 2], head=[*_relu(5), Dense(2)])
+
+
+def _nested() -> SplitDense:
+    gate = SplitDense(Dense(8), [None, ActivationLayer("sigmoid")], merge="multiply")
+    experts = MergeDense([*_relu(4, 4), Dense(2)], merge=merges.mixture())
+    inner = SplitDense(Dense(6), [experts, None], head=Dense(3))
+    return SplitDense(Dense(9), [[gate, Dense(2)], inner, None], split=[3, 4, 2], head=Dense(1))
+
+
+# What makes each layer: every merge and every kind of layer, at sizes that compile quickly.
+_LAYERS: dict[str, Callable[[], Any]] = {
+    **{name: lambda name=name: _three(name) for name in ELEMENTWISE},
+    "no merge": lambda: SplitDense(Dense(7), [Dense(3), None], split=[4, 3], merge=None),
+    "weighted": lambda: MergeDense([*_relu(5), Dense(3)], merge=merges.weighted([1, -0.5]), head=Dense(2)),
+    "mixture": lambda: MergeDense([*_relu(5, 5), Dense(2)], merge=merges.mixture(), head=Dense(1)),
+    "mixture, a gate of its own": lambda: MergeDense(
+        [*_relu(5, 5), Dense(2, activation="sigmoid")], merge=merges.mixture(softmax=False)
+    ),
+    **{
+        f"dueling, {how}": lambda how=how: MergeDense([Dense(1), Dense(6)], merge=merges.dueling(how))
+        for how in ("mean", "max", "naive")
+    },
+    "highway": lambda: MergeDense([*_relu(6), Dense(6, activation="sigmoid")], merge=merges.highway()),
+    "GLU": lambda: _gated("sigmoid"),
+    "GEGLU": lambda: _gated("gelu"),
+    "SwiGLU": lambda: _gated("silu"),
+    "callable merge": lambda: MergeDense(_relu(4, 4), merge=lambda ys: ys[0] * tf.sin(ys[1]), head=Dense(2)),
+    "one input": lambda: MergeDense([*_relu(5), Dense(17, activation="tanh"), None], head=Dense(2)),
+    "an input for each branch": lambda: MergeDense([*_relu(5), [*_relu(4), Dense(3)], None], head=Dense(2)),
+    "deep branches": _deep,
+    "nested": _nested,
+    "one split point": lambda: _dynamic(lambda x: tf.reduce_sum(_positive(x)) % 10, Dense(3), *_relu(5)),
+    "a split point for each row": lambda: _dynamic(_positive, *_relu(4, 5)),
+    "a split point for each row, slices": lambda: _dynamic(_positive, None, ActivationLayer("tanh")),
+    "learned split point": lambda: _dynamic("learned", *_relu(7, 5)),
+}
+# What differs while training: the soft mask of a learned split, and dropout.
+_TRAINED: dict[str, Callable[[], Any]] = {
+    "learned split point, training": lambda: _dynamic("learned", *_relu(7, 5)),
+    "dropout, training": lambda: SplitDense(
+        Dense(8), [[*_relu(6), Dropout(0.5, seed=1), Dense(3)], Dropout(0.2, seed=2)]
+    ),
+}
+# XLA compiles three programs for each layer, in more than a second: by default it takes one of each kind of step.
+_COMPILED = {
+    "asymmetric, a Dense each, head",
+    "med",
+    "17 branches",
+    "maximum",
+    "no merge",
+    "weighted",
+    "mixture",
+    "dueling, max",
+    "highway",
+    "GEGLU",
+    "a split point for each row",
+    "learned split point, training",
+}
+_WIDTH = 6
+_SEVERAL = {"an input for each branch": (1, 3, 5)}
+
+
+def layers(seed: int) -> Iterator[tuple[str, Any, bool]]:
+    """Name, built layer, and whether to check it as it computes while training."""
+    for table_, training in ((_LAYERS, False), (_TRAINED, True)):
+        for name, make in table_.items():
+            layer = make()
+            widths = _SEVERAL.get(name)
+            layer.build([(None, w) for w in widths] if widths else (None, _WIDTH))
+            rng = np.random.default_rng(seed)
+            for param in layer.params:
+                scale = param.shape[0] ** -0.5 if len(param.shape) > 1 else 0.5
+                param.assign(rng.normal(size=param.shape, scale=scale))
+            yield name, layer, training
 
 
 def random_specs(n: int, seed: int) -> Iterator[tuple[str, SplitSpec]]:
@@ -97,15 +202,34 @@ def _random_spec(rng: np.random.Generator) -> SplitSpec:
     return SplitSpec((in_width,), tuple(weights), stem, tuple(branches), merges.get(merge), head)
 
 
+def _subjects(n_random: int, seed: int) -> Iterator[tuple[str, Any, bool]]:
+    """Name, built layer or spec, and whether to check it as it computes while training."""
+    for name, spec in seed_specs().items():
+        yield name, spec, False
+    yield from layers(seed)
+    for name, spec in random_specs(n_random, seed):
+        yield name, spec, False
+
+
+def _without_xla(subject: Any, training: bool) -> list[str]:
+    """The other backends that can run a layer or spec."""
+    spec = subject if isinstance(subject, SplitSpec) else subject.spec_for(training)
+    against = dispatch.reasons_against(spec, dispatch.current_context("float32"), ())
+    return [name for name, reasons in against.items() if not reasons and name != "xla"]
+
+
 def run(n_random: int, seed: int, backends: Sequence[str] | None) -> int:
     """Checks everything, prints the worst of each backend and order, and every failure; 0 if there is none."""
     worst: dict[tuple[str, str], tuple[Row, str]] = {}
+    checked: collections.Counter[str] = collections.Counter()
     failed: list[tuple[str, CheckReport]] = []
     skipped: dict[str, list[str]] = {}
     count = 0
-    for name, spec in [*seed_specs().items(), *random_specs(n_random, seed)]:
-        report = check(spec, backends=backends, seed=seed)
+    for name, subject, training in _subjects(n_random, seed):
+        chosen = backends if backends or name in _COMPILED else _without_xla(subject, training)
+        report = check(subject, training=training, backends=chosen, seed=seed)
         count += 1
+        checked.update({row.backend for row in report.rows})
         skipped |= report.skipped
         if not report.ok:
             failed.append((name, report))
@@ -115,13 +239,19 @@ def run(n_random: int, seed: int, backends: Sequence[str] | None) -> int:
                 worst[key] = (row, name)
     for name, report in failed:
         print(f"{name}: {report}\n")
+    _print_worst(worst)
+    for name, reasons in skipped.items():
+        print(f"{name}: skipped, {'; '.join(reasons)}")
+    if backends is None and checked["xla"]:
+        print(f"xla: {checked['xla']} of them, since it compiles each; --backends xla checks it on all")
+    print(f"{count} layers and specs checked, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+def _print_worst(worst: Mapping[tuple[str, str], tuple[Row, str]]) -> None:
     header = ("backend", "order", "worst of allowed", "its error", "unfused Keras' own", "on")
     rows = [
         (*key, f"{row.ratio:.2f}", f"{row.error:.2e}", f"{row.unfused_error:.2e}", name)
         for key, (row, name) in worst.items()
     ]
     print(table(header, rows))
-    for name, reasons in skipped.items():
-        print(f"{name}: skipped, {'; '.join(reasons)}")
-    print(f"{count} specs checked, {len(failed)} failed")
-    return 1 if failed else 0

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.layers import Dense
+from keras.layers import Dense, Dropout
 
 import fusedsplit as fs
 from fusedsplit import dispatch
-from fusedsplit.check_suite import random_specs, seed_specs
 
 
 @pytest.fixture
@@ -86,9 +85,26 @@ def test_a_layer_without_a_spec_is_refused():
         fs.check(layer)
 
 
-def test_the_suites_specs_are_checked():
-    assert len(seed_specs()) >= 5
-    names = [name for name, _ in random_specs(5, seed=1)]
-    assert len(set(names)) == 5
-    for _, spec in [*random_specs(3, seed=1)]:
-        assert fs.check(spec, backends=["tf"]).ok
+def test_training_checks_what_is_computed_then(rng):
+    dropped = fs.SplitDense(Dense(8), [[Dropout(0.5), Dense(3)], None])
+    learned = fs.DynamicSplitDense(Dense(8), Dense(3), Dense(2), split="learned")
+    for layer in (dropped, learned):
+        layer.build((None, 5))
+        assert layer.spec_for(True) != layer.spec
+        assert fs.check(layer, training=True, backends=["tf"]).ok
+        assert fs.check(layer, rng.normal(size=(2, 3, 5)), training=True, backends=["tf"]).ok
+
+
+def test_a_layers_own_split_points_are_used(monkeypatch):
+    points = []
+    right = dispatch.run
+
+    def run(spec, inputs, params, given=(), backend="tf", logits=False):
+        points.extend(given)
+        return right(spec, inputs, params, given, backend, logits)
+
+    monkeypatch.setattr(dispatch, "run", run)
+    layer = fs.DynamicSplitDense(Dense(8), Dense(3), Dense(2), split=lambda x: 3)
+    layer.build((None, 5))
+    assert fs.check(layer, backends=["tf"]).ok
+    assert {int(p) for p in points} == {3}

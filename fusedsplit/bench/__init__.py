@@ -1,8 +1,8 @@
 """The benchmark suite behind `fusedsplit bench`; importing it imports neither TensorFlow nor Keras.
 
-cases       the named shapes, and why each exists
+cases       the named shapes, and why each exists;  merge_cases: layers with every merge, and dynamic splits
 providers   every way to compute a case, from the same weights
-numeric     a case in float64, and whether a result agrees with it
+numeric     a case in float64, and whether a result agrees with it;  exact: any layer in float64
 harness     interleaved timing
 ladder      case x batch x mode x provider
 data        flights and digits
@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the JSON and PNG files go (default: %(default)s)",
     )
-    parser.add_argument("--cases", metavar="LIST", help='comma-separated names for the ladder; "all" for every case')
+    parser.add_argument(
+        "--cases", metavar="LIST", help='comma-separated names of the ladder and the merges; "all" for every one'
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -91,13 +92,8 @@ class Case:
 
     def weights(self, seed: int = 0) -> list[np.ndarray]:
         """Kernel, bias, kernel, bias … in weight order, scaled so that values keep their size."""
-        rng = np.random.default_rng([seed, *self.name.encode()])
-        arrays = []
-        for shape in self.dense_shapes():
-            kernel = rng.standard_normal((shape.rows, shape.columns)) * math.sqrt(2 / shape.rows)
-            bias = 0.1 * rng.standard_normal(shape.columns)
-            arrays += [kernel.astype("float32"), bias.astype("float32")]
-        return arrays
+        shapes = [shape for dense in self.dense_shapes() for shape in ((dense.rows, dense.columns), (dense.columns,))]
+        return draw_weights(self.name, shapes, seed)
 
     def rows(self, batch: int, seed: int = 0) -> np.ndarray:
         rng = np.random.default_rng([seed, batch, 1])
@@ -107,6 +103,13 @@ class Case:
         """A gradient to hand in at the output."""
         rng = np.random.default_rng([seed, batch, 2])
         return rng.standard_normal((batch, self.outputs), "float32")
+
+
+def draw_weights(name: str, shapes: Iterable[tuple[int, ...]], seed: int) -> list[np.ndarray]:
+    """Random kernels (rows, columns), scaled so that values keep their size, and small vectors."""
+    rng = np.random.default_rng([seed, *name.encode()])
+    scales = ((shape, math.sqrt(2 / shape[0]) if len(shape) > 1 else 0.1) for shape in shapes)
+    return [(scale * rng.standard_normal(shape)).astype("float32") for shape, scale in scales]
 
 
 def _even(n: int, width: int, units: int) -> tuple[Branch, ...]:
@@ -196,17 +199,18 @@ DEFAULT = (*LADDER, *TWINS)
 QUICK = ("seed2", "med")
 
 
-def select(names: str | Iterable[str]) -> list[Case]:
+def select(names: str | Iterable[str], known: Mapping[str, Any] = CASES) -> list[Any]:
     """The named cases, in the order given.
 
     Args:
         names: an iterable of names, or one comma-separated string; "all" stands for every case.
+        known: the cases to choose from.
     """
     wanted = names.split(",") if isinstance(names, str) else list(names)
     wanted = [name.strip() for name in wanted if name.strip()]
     if wanted == ["all"]:
-        return list(CASES.values())
-    unknown = [name for name in wanted if name not in CASES]
+        return list(known.values())
+    unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
-        raise ValueError(f"cases: expected some of {', '.join(CASES)}. Received: {', '.join(unknown) or 'none'}")
-    return [CASES[name] for name in wanted]
+        raise ValueError(f"cases: expected some of {', '.join(known)}. Received: {', '.join(unknown) or 'none'}")
+    return [known[name] for name in wanted]

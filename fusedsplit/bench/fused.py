@@ -1,4 +1,4 @@
-"""The one place of the benchmarks that calls the package under test."""
+"""What the benchmarks ask of the package under test."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def split_dense_layer(case: Case, layers: Sequence[Any], backend: str) -> Any:
     head = next(rest) if case.head is not None else None
     layer = fs.SplitDense(layers[0], branches, split=case.split, head=head, backend=backend)
     layer.build((None, case.inputs))
-    reasons = reasons_against(layer, backend)
-    if reasons:
-        raise ProviderUnavailable("; ".join(reasons))
+    require(layer, backend)
     return layer
 
 
@@ -63,6 +61,11 @@ def require_backend(backend: str) -> None:
     """Raises ProviderUnavailable, with the reasons, if `backend` cannot run here at all."""
     layer = fs.SplitDense(keras.layers.Dense(2), [None, None], head=keras.layers.Dense(1))
     layer.build((None, 2))
+    require(layer, backend)
+
+
+def require(layer: Any, backend: str) -> None:
+    """Raises ProviderUnavailable, with the reasons, if `backend` cannot run a built layer."""
     reasons = reasons_against(layer, backend)
     if reasons:
         raise ProviderUnavailable("; ".join(reasons))

@@ -10,9 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from fusedsplit.bench import harness, numeric, providers
+import fusedsplit as fs
+from fusedsplit.bench import exact, fused, harness, numeric, providers
 from fusedsplit.bench.cases import Case
 from fusedsplit.bench.harness import Timing
+from fusedsplit.bench.merge_cases import MergeCase
+from fusedsplit.bench.numeric import Truth
 from fusedsplit.bench.program import Program, ProviderUnavailable
 
 MODES = ("forward", "gradients", "eager")
@@ -53,14 +56,14 @@ class Cell:
 class Contest:
     """The programs of one case, traced once for all batches."""
 
-    def __init__(self, case: Case, names: Sequence[str] = providers.LADDER):
-        self.case = case
+    def __init__(self, case: Case | MergeCase, names: Sequence[str] = providers.LADDER):
+        self.case: Any = case
         self.weights = case.weights()
         self.programs: dict[str, Program] = {}
         self.missing: dict[str, str] = {}
         for name in names:
             try:
-                self.programs[name] = providers.make(name, case, self.weights)
+                self.programs[name] = self.program(name)
             except ProviderUnavailable as error:
                 self.missing[name] = str(error)
         functions = {n: providers.function(p, case) for n, p in self.programs.items()}
@@ -68,22 +71,29 @@ class Contest:
         self.gradients = {n: providers.gradients(p, case) for n, p in self.programs.items()}
         self.eager = {n: providers.eager(p, functions[n]) for n, p in self.programs.items()}
 
-    def calls(self, mode: str, x: tf.Tensor, dy: tf.Tensor) -> dict[str, Callable[[], object]]:
+    def program(self, name: str) -> Program:
+        return providers.make(name, self.case, self.weights)
+
+    def truth(self, x: Any, dy: np.ndarray) -> Truth:
+        """The exact result."""
+        return numeric.solve(self.case, self.weights, x, dy)
+
+    def calls(self, mode: str, x: Any, dy: tf.Tensor) -> dict[str, Callable[[], object]]:
         """One call for each provider, with its arguments bound."""
         if mode == "gradients":
             return {n: (lambda f=f: f(x, dy)) for n, f in self.gradients.items()}
         functions = {"forward": self.forward, "eager": self.eager}[mode]
         return {n: (lambda f=f: f(x)) for n, f in functions.items()}
 
-    def batch(self, batch: int, modes: Iterable[str] = MODES) -> tuple[tf.Tensor, tf.Tensor, dict[str, str]]:
+    def batch(self, batch: int, modes: Iterable[str] = MODES) -> tuple[Any, tf.Tensor, dict[str, str]]:
         """Input, upstream gradient, and for each provider what disagrees with the exact result ("": nothing).
 
         The functions of these modes are called here, so tracing and compiling are over when this returns.
         """
         functions = [{"forward": self.forward, "eager": self.eager}[mode] for mode in modes if mode != "gradients"]
         x = self.case.rows(batch)
-        truth = numeric.solve(self.case, self.weights, x, self.case.upstream(batch))
-        rows, dy = tf.constant(x), tf.constant(truth.upstream)
+        truth = self.truth(x, self.case.upstream(batch))
+        rows, dy = tf.nest.map_structure(tf.constant, x), tf.constant(truth.upstream)
         errors = {}
         for name, program in self.programs.items():
             y, grads = self.gradients[name](rows, dy)
@@ -102,6 +112,35 @@ class Contest:
             flops = self.case.gradient_flops() if mode == "gradients" else self.case.flops()
             timings = harness.interleave(self.calls(mode, x, dy), **options)
             yield Cell(self.case.name, batch, mode, flops * batch, timings, problems)
+
+
+class MergeContest(Contest):
+    """The programs of one merge case: the layer on a backend, and its unfused Keras model."""
+
+    NAMES = ("lambda", "lambda-xla", "op")
+
+    def __init__(self, case: MergeCase, names: Sequence[str] = NAMES):
+        super().__init__(case, names)
+
+    def program(self, name: str) -> Program:
+        """`name` is that of a backend, or "lambda"; with "-xla" behind it the program is compiled from outside."""
+        base = name.removesuffix("-xla")
+        if base == providers.BASELINE:
+            layer = self.layer("tf")
+            return Program(fs.reference(layer), layer.params, jit=name != base)
+        layer = self.layer(base)
+        fused.require(layer, base)
+        return Program(layer, layer.params, jit=name != base)
+
+    def truth(self, x: Any, dy: np.ndarray) -> Truth:
+        return exact.solve(self.layer("tf"), x, dy)
+
+    def layer(self, backend: str) -> Any:
+        """The case's layer with the weights that all programs have."""
+        layer = self.case.layer(backend)
+        for variable, array in zip(layer.params, self.weights, strict=True):
+            variable.assign(array)
+        return layer
 
 
 class _Nothing(keras.layers.Layer):

@@ -18,7 +18,7 @@ _KINK = 5e-7
 # A contestant may err by four times what the Lambda program errs: enough for another order of summation, far
 # too little for a wrong program. The floor, four units in the last place of the terms, is for cells where it
 # is exact.
-_RATIO = 4.0
+RATIO = 4.0
 _FLOOR = 2.0**-22
 
 
@@ -150,7 +150,7 @@ def relative_errors(truth: Truth, result: Result) -> np.ndarray:
 
 def disagreement(errors: np.ndarray, baseline: np.ndarray) -> str:
     """Why `errors` are not those of the same program as `baseline`'s; empty when they are."""
-    allowed = np.maximum(_RATIO * baseline, _FLOOR)
+    allowed = np.maximum(RATIO * baseline, _FLOOR)
     bad = ~(errors <= allowed)  # NaN is bad, too.
     if not bad.any():
         return ""

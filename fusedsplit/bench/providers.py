@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from fusedsplit.bench import fused
 from fusedsplit.bench.cases import Case
+from fusedsplit.bench.merge_cases import MergeCase
 from fusedsplit.bench.numeric import Result
 from fusedsplit.bench.program import Program, ProviderUnavailable
 
@@ -194,6 +195,7 @@ _ALL = (
     Provider("tf", _fused("tf"), "SplitDense, the pure-TensorFlow form"),
     Provider("xla", _fused("xla"), "SplitDense, the pure-TensorFlow form compiled by XLA"),
     Provider("op", _fused("op"), "SplitDense, the C++ op"),
+    Provider("op-xla", _fused("op"), "the same in a function that XLA compiles", jit=True),
     Provider("auto", _fused("auto"), "SplitDense, as its cost rule chooses"),
     Provider("op-functional", _functional("op"), "fs.split_dense on the C++ op: no Keras layer around it"),
 )
@@ -214,35 +216,42 @@ def make(name: str, case: Case, weights: Weights) -> Program:
     return dataclasses.replace(PROVIDERS[name].build(case, weights), jit=PROVIDERS[name].jit)
 
 
-def eager(program: Program, compiled: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+def eager(program: Program, compiled: Callable[[Any], tf.Tensor]) -> Callable[[Any], tf.Tensor]:
     """The program as called outside any graph; `compiled` is its `function`, so that XLA compiles once."""
     return compiled if program.jit else program.call
 
 
-def function(program: Program, case: Case) -> Any:
-    """The program as a `tf.function` for any batch; its `get_concrete_function()` is what is timed."""
-    rows = tf.TensorSpec((None, case.inputs), tf.float32)
+def _rows_spec(case: Case | MergeCase) -> Any:
+    """What any batch of the case's input looks like: one tensor, or a list where the case has several inputs."""
+    if isinstance(case.inputs, int):
+        return tf.TensorSpec((None, case.inputs), tf.float32)
+    return [tf.TensorSpec((None, width), tf.float32) for width in case.inputs]
 
-    def run(x: tf.Tensor) -> tf.Tensor:
+
+def function(program: Program, case: Case | MergeCase) -> Any:
+    """The program as a `tf.function` for any batch; its `get_concrete_function()` is what is timed."""
+
+    def run(x: Any) -> tf.Tensor:
         return program.call(x)
 
-    return tf.function(run, input_signature=[rows], jit_compile=program.jit or None)
+    return tf.function(run, input_signature=[_rows_spec(case)], jit_compile=program.jit or None)
 
 
-def gradients(program: Program, case: Case) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
+def gradients(
+    program: Program, case: Case | MergeCase
+) -> Callable[[Any, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
     """A concrete function (x, dy) -> the output and the gradients of all variables.
 
     `dy` is given rather than derived from a loss: a loss over a large output costs more than the layer.
     """
-    rows = tf.TensorSpec((None, case.inputs), tf.float32)
     upstream = tf.TensorSpec((None, case.outputs), tf.float32)
 
-    def run(x: tf.Tensor, dy: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def run(x: Any, dy: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             y = program.call(x)
         return y, tape.gradient(y, program.variables, output_gradients=dy)
 
-    return tf.function(run, jit_compile=program.jit or None).get_concrete_function(rows, upstream)
+    return tf.function(run, jit_compile=program.jit or None).get_concrete_function(_rows_spec(case), upstream)
 
 
 def result(program: Program, y: tf.Tensor, grads: Sequence[tf.Tensor]) -> Result:

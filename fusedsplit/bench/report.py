@@ -1,4 +1,4 @@
-"""What a run prints: tables of checks, training runs and the ladder, losing cells like winning ones."""
+"""What a run prints: tables of checks, training runs, the ladder and the merges, losing cells like winning ones."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Results:
     checks: dict[str, tuple[bool, str]] = dataclasses.field(default_factory=dict)
     training: list[Outcome] = dataclasses.field(default_factory=list)
     cells: list[Cell] = dataclasses.field(default_factory=list)
+    merges: list[Cell] = dataclasses.field(default_factory=list)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
@@ -45,7 +46,7 @@ class Results:
         """Every check that did not hold."""
         found = [f"check of {name}: {text}" for name, (ok, text) in self.checks.items() if not ok]
         found += [f"{o.task}, {name}: {text}" for o in self.training for name, text in o.problems.items()]
-        for cell in self.cells:
+        for cell in (*self.cells, *self.merges):
             for name, text in cell.problems.items():
                 if text:
                     found.append(f"{cell.case} at batch {cell.batch}, {name}: {text}")
@@ -66,6 +67,7 @@ class Results:
             "missing": self.missing,
             "training": [outcome.as_json() for outcome in self.training],
             "ladder": [cell.as_json() for cell in self.cells],
+            "merges": [cell.as_json() for cell in self.merges],
         }
 
     def save(self, path: Path) -> None:
@@ -120,12 +122,13 @@ def provider_names(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(name for cell in cells for name in cell.timings))
 
 
-def ladder_table(cells: Sequence[Cell], mode: str) -> Table:
+def ladder_table(cells: Sequence[Cell], mode: str, merges: bool = False) -> Table:
     """Times of every provider, then the speed-ups of the fused forms over the Lambda program."""
     cells = [cell for cell in cells if cell.mode == mode]
     names = provider_names(cells)
     ours = [name for name in names if name in ("tf", "xla", "op", "auto")]
-    table = Table(title=f"{_MODES[mode]}: median us; speed-up over the Lambda program run likewise")
+    what, base = ("merges, ", "unfused Keras model") if merges else ("", "Lambda program")
+    table = Table(title=f"{what}{_MODES[mode]}: median us; speed-up over the {base} run likewise")
     table.add_column("case")
     table.add_column("batch", justify="right")
     for name in names:
@@ -175,19 +178,20 @@ def show(results: Results, console: Console) -> None:
         console.print(training_table(results.training))
         for outcome in results.training:
             console.print(f"{outcome.task}: loss curves may differ by {outcome.tolerance:.1e}", style="dim")
-    for mode in _MODES:
-        if any(cell.mode == mode for cell in results.cells):
-            console.print(ladder_table(results.cells, mode))
+    for cells in (results.cells, results.merges):
+        for mode in _MODES:
+            if any(cell.mode == mode for cell in cells):
+                console.print(ladder_table(cells, mode, merges=cells is results.merges))
     _show_checks(results, console)
 
 
 def _show_checks(results: Results, console: Console) -> None:
     held = sum(ok for ok, _ in results.checks.values())
-    agreed = sum(cell.ok for cell in results.cells)
+    cells = (*results.cells, *results.merges)
     followed = sum(not outcome.problems for outcome in results.training)
     console.print(
         f"Checks: {held} of {len(results.checks)} layers equal to their reference; "
-        f"outputs and gradients agree in {agreed} of {len(results.cells)} cells; "
+        f"outputs and gradients agree in {sum(cell.ok for cell in cells)} of {len(cells)} cells; "
         f"loss curves agree in {followed} of {len(results.training)} training runs."
     )
     for text in results.problems:

@@ -1,4 +1,4 @@
-"""One run of the suite: checks, training on real data, the ladder; then tables, picture and JSON file."""
+"""One run of the suite: checks, training on real data, the ladder, the merges; then tables, picture and JSON file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fusedsplit.bench import cases as cases_module
-from fusedsplit.bench import conditions, fused, ladder, plot, training
+from fusedsplit.bench import conditions, fused, ladder, merge_cases, plot, training
 from fusedsplit.bench.cases import Case
+from fusedsplit.bench.merge_cases import MergeCase
 from fusedsplit.bench.report import Results, show
 
 PICTURE, DATA = "bench.png", "bench.json"
@@ -25,21 +26,36 @@ class Options:
     cases: Sequence[Case]
     batches: Sequence[int]
     eager_batches: Sequence[int]
+    merges: Sequence[MergeCase]
     out: Path
     quick: bool = False
     timed_epochs: int = 2
 
 
-def options(quick: bool, out: str, cases: str | None) -> Options:
+def options(quick: bool, out: str, names: str | None) -> Options:
     """The options of a run as the command line gives them."""
-    chosen = cases_module.select(cases or (cases_module.QUICK if quick else cases_module.DEFAULT))
+    if names:
+        chosen, merges = select(names)
+    else:
+        chosen = cases_module.select(cases_module.QUICK if quick else cases_module.DEFAULT)
+        merges = [merge_cases.MERGES[name] for name in (merge_cases.QUICK if quick else merge_cases.MERGES)]
     batches = (32, 4096) if quick else cases_module.BATCHES
     # Eager calls differ by their overhead, which is the same at every batch: two batches show it.
-    return Options(chosen, batches, (32,) if quick else (1, 512), Path(out), quick)
+    return Options(chosen, batches, (32,) if quick else (1, 512), merges, Path(out), quick)
+
+
+def select(names: str) -> tuple[list[Case], list[MergeCase]]:
+    """The named cases of the ladder and of the merges.
+
+    Args:
+        names: comma-separated; "all" stands for every one.
+    """
+    chosen = cases_module.select(names, {**cases_module.CASES, **merge_cases.MERGES})
+    return [c for c in chosen if isinstance(c, Case)], [c for c in chosen if isinstance(c, MergeCase)]
 
 
 class _Display:
-    """Progress of the three stages, drawn between measurements only: a thread would disturb them."""
+    """Progress of the stages, drawn between measurements only: a thread would disturb them."""
 
     def __init__(self, console: Console):
         columns = (
@@ -95,6 +111,16 @@ def _climb(results: Results, options: Options, display: _Display) -> None:
             display.step(task, f"ladder {case.name}, batch {batch}")
 
 
+def _merge(results: Results, options: Options, display: _Display) -> None:
+    task = display.stage("merges", len(options.merges))
+    for case in options.merges:
+        contest = ladder.MergeContest(case)
+        results.missing |= contest.missing
+        for batch in merge_cases.BATCHES:
+            results.merges += contest.measure(batch, merge_cases.MODES)
+        display.step(task, f"merges {case.name}")
+
+
 def run(options: Options, console: Console | None = None) -> Results:
     """Runs everything, prints the report and writes the files."""
     console = console or Console()
@@ -108,6 +134,7 @@ def run(options: Options, console: Console | None = None) -> Results:
         _train(results, options, display)
         results.floors = ladder.floors()
         _climb(results, options, display)
+        _merge(results, options, display)
     results.seconds = time.perf_counter() - start
     show(results, console)
     write(results, options.out, console)

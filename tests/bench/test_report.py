@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import subprocess
@@ -19,8 +20,10 @@ from rich.console import Console
 
 import fusedsplit.bench as bench
 from fusedsplit.bench import optional, report, runner
+from fusedsplit.bench.cases import CASES
 from fusedsplit.bench.harness import Timing
 from fusedsplit.bench.ladder import Cell
+from fusedsplit.bench.merge_cases import MERGES
 from fusedsplit.bench.report import Results
 from fusedsplit.bench.training import Outcome, Run
 
@@ -56,6 +59,8 @@ def _results(problem: str = "") -> Results:
                     "op": _timing(40),
                 }
                 results.cells.append(Cell(case, batch, mode, 10**6, timings, {"op": problem}))
+    timings = {"lambda": _timing(100), "lambda-xla": _timing(140), "op": _timing(32)}
+    results.merges = [Cell("mmoe", 512, "forward", 10**6, timings, {})]
     return results
 
 
@@ -70,6 +75,18 @@ def test_losing_cells_are_printed_like_winning_ones() -> None:
     assert "0.83x" in text and "2.50x" in text and "2.25x" in text  # xla, op, op against the best unfused
     assert "Every check held." in text and "geometric mean" in text
     assert "forward, concrete function" in text and "eager" not in text
+
+
+def test_merges_have_tables_of_their_own() -> None:
+    text = _text(_results())
+    assert "merges, forward, concrete function" in text and "unfused Keras model" in text
+    assert "mmoe" in text and "3.12x" in text
+    assert "agree in 9 of 9 cells" in text
+    results = _results()
+    results.merges = [dataclasses.replace(results.merges[0], problems={"op": "output: expected …"})]
+    assert results.problems == ["mmoe at batch 512, op: output: expected …"]
+    results.cells = []
+    assert "merges, forward" in _text(results) and "FAILED" in _text(results)
 
 
 def test_a_problem_fails_the_run() -> None:
@@ -95,7 +112,10 @@ def test_files(tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "new" / "folder" / runner.DATA).read_text())
     assert saved["ok"] and saved["conditions"] == _CONDITIONS and len(saved["ladder"]) == 8
     assert saved["ladder"][0]["timings"]["op"]["median_us"] == pytest.approx(40)
+    assert [cell["case"] for cell in saved["merges"]] == ["mmoe"]
     assert saved["training"][0]["runs"]["op"]["largest_relative_difference"] == 0
+    results.cells = []
+    runner.write(results, tmp_path, Console(file=io.StringIO()))  # as where only merges are chosen
     picture = matplotlib.image.imread(tmp_path / "new" / "folder" / runner.PICTURE)
     assert picture.shape[0] > 600 and picture.shape[1] > 1000 and picture[..., :3].std() > 0.05
 
@@ -108,10 +128,14 @@ def _arguments(*argv: str) -> argparse.Namespace:
 
 def test_options(tmp_path: Path) -> None:
     quick = runner.options(True, str(tmp_path), None)
-    assert [case.name for case in quick.cases] == ["seed2", "med"] and quick.quick
+    assert [case.name for case in quick.cases] == ["seed2", "med"] and quick.quick and len(quick.merges) == 2
     full = runner.options(False, "x", None)
     assert len(full.cases) == 7 and full.batches == (1, 32, 512, 4096)
-    assert [case.name for case in runner.options(True, "x", "wide,odd").cases] == ["wide", "odd"]
+    assert list(full.merges) == list(MERGES.values())
+    chosen = runner.options(True, "x", "wide,mmoe,odd")
+    assert [case.name for case in chosen.cases] == ["wide", "odd"] and chosen.merges == [MERGES["mmoe"]]
+    every = runner.options(False, "x", "all")
+    assert len(every.cases) == len(CASES) and len(every.merges) == len(MERGES)
 
 
 def test_the_exit_code_is_that_of_the_checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
