@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import context as eager_context
 from tensorflow.python.framework import ops as tf_ops
 from tensorflow.python.saved_model import save_context
 
@@ -28,6 +29,7 @@ from fusedsplit.lower import lower
 from fusedsplit.plan import Plan
 from fusedsplit.spec import CallableMerge, SplitSpec
 
+_executing_eagerly = eager_context.executing_eagerly
 _EagerTensor = tf_ops.EagerTensor  # a constant made here would start the eager runtime at import
 try:
     from fusedsplit.backends.op import OP
@@ -324,7 +326,7 @@ def split_dense(
         ValueError: if a shape or the number of inputs or params is not what the spec says, or an explicitly chosen
             backend cannot run.
     """
-    if type(inputs) is _EagerTensor and not points and tf.executing_eagerly():
+    if type(inputs) is _EagerTensor and not points and _executing_eagerly():
         outputs = _split_dense_eagerly(inputs, params, spec, backend)
         if outputs is not None:
             return outputs if spec.merge is None else outputs[0]

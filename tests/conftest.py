@@ -41,3 +41,20 @@ def rng() -> np.random.Generator:
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     keras.utils.set_random_seed(7)
+
+
+@pytest.fixture
+def setenv(monkeypatch: pytest.MonkeyPatch):
+    """Sets a variable as if the process had begun with it: settings are read once."""
+
+    def forget() -> None:
+        config.backend.cache_clear()
+        config.verbose.cache_clear()
+
+    def set_one(name: str, value: str) -> None:
+        monkeypatch.setenv(name, value)
+        forget()
+
+    yield set_one
+    monkeypatch.undo()
+    forget()

@@ -80,13 +80,13 @@ def test_use_backend_overrides_the_layer_and_restores():
     assert "FusedsplitForward" not in ops_of(concrete)
 
 
-def test_the_environment_fills_in_for_auto(monkeypatch):
+def test_the_environment_fills_in_for_auto(setenv):
     layer = layer_of(Dense(6))
     context = CallContext("float32")
-    monkeypatch.setenv("FUSEDSPLIT_BACKEND", "tf")
+    setenv("FUSEDSPLIT_BACKEND", "tf")
     assert dispatch.choose("auto", layer.spec, context).name == "tf"
     assert dispatch.choose("xla", layer.spec, context).name == "xla"
-    monkeypatch.setenv("FUSEDSPLIT_BACKEND", "nope")
+    setenv("FUSEDSPLIT_BACKEND", "nope")
     with pytest.raises(ValueError, match="FUSEDSPLIT_BACKEND: expected one of .* Received: 'nope'"):
         dispatch.choose("auto", layer.spec, context)
 
@@ -140,8 +140,8 @@ print(len(caught), "mish" in caught[0], "FUSEDSPLIT_BACKEND" in caught[0])
     ]
 
 
-def test_verbose_dispatch_prints_each_choice(monkeypatch, capsys):
-    monkeypatch.setenv("FUSEDSPLIT_VERBOSE", "dispatch")
+def test_verbose_dispatch_prints_each_choice(setenv, capsys):
+    setenv("FUSEDSPLIT_VERBOSE", "dispatch")
     layer = layer_of(Dense(6), backend="tf")
     layer(X)
     assert f"fusedsplit: {layer.name} -> tf (explicitly chosen)" in capsys.readouterr().err

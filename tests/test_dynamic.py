@@ -195,3 +195,13 @@ def test_a_callable_that_gives_something_else_is_refused_when_built(split, messa
 def test_bad_arguments_are_refused_at_once(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_one_plan_serves_one_point_and_a_point_per_row(fused_backend):
+    def layer_of(split):
+        layer = fs.DynamicSplitDense(Dense(8), Dense(4), Dense(4), split=split)
+        layer.build((None, 6))
+        return layer
+
+    for split in (lambda x: 3, lambda x: tf.reduce_sum(tf.cast(x > 0, tf.int32), -1)):
+        assert fs.check(layer_of(split), backends=[fused_backend]).ok

@@ -137,6 +137,31 @@ T* allocate_grad(KernelArguments* arguments, const Plan& plan, size_t index, boo
 }  // namespace
 
 template <class T>
+InferKernel<T>::InferKernel(TF_OpKernelConstruction* construction)
+    : compiled_(compiled_plan<T>(encoded_plan(construction))) {
+  const Plan& plan = compiled_->program.plan();
+  check_count(construction, "n_sources", plan.inputs.size() + plan.params.size());
+  if (plan.points == 0 && plan.outputs.size() == 1) return;
+  invalid("plan: expected one of one output and no points. Received: " + std::to_string(plan.outputs.size()) +
+          " outputs, " + std::to_string(plan.points) + " points");
+}
+
+template <class T>
+void InferKernel<T>::compute(TF_OpKernelContext* context) const {
+  const Program<T>& program = compiled_->program;
+  const Plan& plan = program.plan();
+  KernelArguments arguments(context);
+  Sources<T> sources(&arguments, plan);
+  Batch& batch = sources.batch;
+  compiled_->check_rows(batch.rows);
+  batch.dims[batch.rank - 1] = plan.values[static_cast<size_t>(plan.outputs[0])].width;
+  T* output = allocate_output<T>(&arguments, 0, type_of(T{}), batch.dims, batch.rank);
+  ForwardArgs<T> args = forward_args(&sources);
+  args.outputs = &output;
+  if (batch.rows > 0) program.forward(args);
+}
+
+template <class T>
 ForwardKernel<T>::ForwardKernel(TF_OpKernelConstruction* construction)
     : compiled_(compiled_plan<T>(encoded_plan(construction))) {
   check_counts(construction, compiled_->program.plan());
@@ -212,6 +237,8 @@ void BackwardKernel<T>::compute(TF_OpKernelContext* context) const {
   program.backward(args);
 }
 
+template class InferKernel<float>;
+template class InferKernel<double>;
 template class ForwardKernel<float>;
 template class ForwardKernel<double>;
 template class BackwardKernel<float>;

@@ -1,4 +1,4 @@
-// Registers the two ops when TensorFlow loads the library, through its C API alone.
+// Registers the ops when TensorFlow loads the library, through its C API alone.
 //
 // A TensorFlow that lacks one of the functions gets no op and no crash: `fusedsplit_op_status` then says why.
 
@@ -61,6 +61,13 @@ struct OpDefinition {
   const char* outputs[3];
 };
 
+const OpDefinition kInfer = {
+    "FusedsplitInfer",
+    {"T: {float, double}", "n_sources: int >= 1", "plan: string"},
+    {"sources: n_sources * T"},
+    {"output: T"},
+};
+
 const OpDefinition kForward = {
     "FusedsplitForward",
     {"T: {float, double}", "n_inputs: int >= 1", "n_params: int >= 0", "n_points: int >= 0",
@@ -113,8 +120,11 @@ std::string register_all() {
   std::string problem;
   guarded(
       [] {
+        register_definition(kInfer);
         register_definition(kForward);
         register_definition(kBackward);
+        register_kernel<InferKernel<float>>(kInfer, TF_FLOAT);
+        register_kernel<InferKernel<double>>(kInfer, TF_DOUBLE);
         register_kernel<ForwardKernel<float>>(kForward, TF_FLOAT);
         register_kernel<ForwardKernel<double>>(kForward, TF_DOUBLE);
         register_kernel<BackwardKernel<float>>(kBackward, TF_FLOAT);

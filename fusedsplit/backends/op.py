@@ -31,6 +31,7 @@ from fusedsplit.backends.base import CallContext
 from fusedsplit.backends.xla import execute, in_xla
 from fusedsplit.plan import Plan
 
+INFER = "FusedsplitInfer"
 FORWARD = "FusedsplitForward"
 BACKWARD = "FusedsplitBackward"
 DTYPES = ("float32", "float64")
@@ -114,7 +115,7 @@ class Op:
             return call.in_graph(inputs, params, points)
         if record.could_possibly_record():
             return call.recorded(inputs, params, points)
-        return call.eager(inputs, params, points, save=False)[0]
+        return call.infer(inputs, params, points)
 
 
 OP = Op()
@@ -138,7 +139,10 @@ def _decode_plan(code: tuple[int, ...]) -> Plan:
 class _Call:
     """What is fixed for a plan: its encoding and its widths."""
 
-    __slots__ = ("code", "n_outputs", "widths", "wrappers")
+    __slots__ = ("code", "infers", "n_outputs", "widths", "wrappers")
+
+    # What FusedsplitInfer takes: so many inputs and params, and no points.
+    infers: tuple[int, int, int] | None
 
     def __init__(self, plan: Plan):
         if problem() is not None:
@@ -147,12 +151,18 @@ class _Call:
         self.code = pack_plan(plan.encode())
         self.widths = [plan.values[i].width for i in plan.outputs]
         self.n_outputs = len(self.widths)
+        self.infers = (len(plan.inputs), len(plan.params), 0) if self.n_outputs == 1 else None
+
+    def infer(self, inputs, params, points) -> list[Any]:
+        """The outputs, by the shortest way into the runtime."""
+        if (len(inputs), len(params), len(points)) != self.infers:
+            return self.eager(inputs, params, points, save=False)[0]
+        return [_fast_execute(INFER, ([*inputs, *params],), ("plan", self.code))]
 
     def eager(self, inputs, params, points, save: bool) -> tuple[list[Any], Any]:
-        """(outputs, saved), by the shortest way into the runtime."""
-        return _fast_execute(
-            FORWARD, inputs, params, points, "n_outputs", self.n_outputs, "plan", self.code, "save", save
-        )
+        """(outputs, saved)."""
+        attributes = ("n_outputs", self.n_outputs, "plan", self.code, "save", save)
+        return _fast_execute(FORWARD, (inputs, params, points), attributes)
 
     def in_graph(self, inputs, params, points) -> list[Any]:
         leading = tf.TensorShape(inputs[0].shape)[:-1]
@@ -180,7 +190,7 @@ class _Call:
         else:
             wanted = [int(record.should_record_backprop((source,))) for source in sources]
         if not any(wanted):
-            return self.eager(inputs, params, points, save=False)[0]
+            return self.infer(inputs, params, points)
         with record.stop_recording():
             outputs, saved = self.eager(inputs, params, points, save=True)
 
@@ -204,15 +214,18 @@ def _call(plan: Plan) -> _Call:
     return call
 
 
-def _fast_execute(op_name: str, inputs, params, points, *attributes: Any) -> Any:
-    execute = functools.partial(pywrap_tfe.TFE_Py_FastPathExecute, eager_context.context(), op_name, None)
+_execute = pywrap_tfe.TFE_Py_FastPathExecute
+
+
+def _fast_execute(op_name: str, lists: Sequence[Sequence[Any]], attributes: tuple[Any, ...]) -> Any:
+    context = eager_context.context()
     try:
         try:
-            return execute(inputs, params, points, *attributes)
+            return _execute(context, op_name, None, *lists, *attributes)
         except eager_core._FallbackException:
             # TensorFlow up to 2.17 does not read variables (nor anything does arrays) in a list here.
-            lists = ([tf.convert_to_tensor(x) for x in xs] for xs in (inputs, params, points))
-            return execute(*lists, *attributes)
+            lists = [[tf.convert_to_tensor(x) for x in xs] for xs in lists]
+            return _execute(context, op_name, None, *lists, *attributes)
     except Exception as error:
         if hasattr(error, "code") and hasattr(error, "message"):
             ops.raise_from_not_ok_status(error, op_name)
@@ -312,7 +325,8 @@ def _backward_gradient(op: Any, *grads: Any) -> list[Any]:
     wanted = [i for i, want in enumerate(all_wanted) if want and grads[i] is not None]
     weights = [tf.convert_to_tensor(grads[i]) for i in wanted]
     if eager_context.executing_eagerly():
-        seconds = _second_order_function(plan, tuple(wanted))(inputs, params, points, output_grads, weights)
+        ranks = tuple(point.shape.rank for point in points)
+        seconds = _second_order_function(plan, tuple(wanted), ranks)(inputs, params, points, output_grads, weights)
     else:
         seconds = _second_order(plan, wanted, inputs, params, points, output_grads, weights)
     of_sources, of_grads = seconds[: -len(output_grads)], seconds[-len(output_grads) :]
@@ -320,7 +334,8 @@ def _backward_gradient(op: Any, *grads: Any) -> list[Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _second_order_function(plan: Plan, wanted: tuple[int, ...]) -> Any:
+def _second_order_function(plan: Plan, wanted: tuple[int, ...], point_ranks: tuple[int, ...]) -> Any:
+    del point_ranks  # a function that is traced anew for another rank forgets all ranks
     call = functools.partial(_second_order, plan, wanted)
     return tf.function(call, autograph=False, reduce_retracing=True)
 

@@ -102,6 +102,9 @@ class Tries:
         params = self.tensors(case.params, p)
         points = self.tensors(case.points, p)
         forward = {"inputs": inputs, "params": params, "points": points, "plan": self.packed(code)}
+        if self.chance(0.2):
+            self.ops.fusedsplit_infer(sources=[*inputs, *params], plan=forward["plan"])
+            return
         if self.chance(0.5):
             save = self.chance(0.5)
             self.ops.fusedsplit_forward(n_outputs=n_outputs, save=save, **forward)

@@ -114,13 +114,13 @@ def test_a_graph_saves_only_where_a_gradient_is_taken():
 
 def test_eager_saves_only_under_a_tape_that_watches(monkeypatch):
     seen = []
-    eager = op._Call.eager
+    for method, saves in (("infer", False), ("eager", True)):
 
-    def spy(self, inputs, params, points, save):
-        seen.append(save)
-        return eager(self, inputs, params, points, save)
+        def spy(*args, call=getattr(op._Call, method), saves=saves, **options):
+            seen.append(saves)
+            return call(*args, **options)
 
-    monkeypatch.setattr(op._Call, "eager", spy)
+        monkeypatch.setattr(op._Call, method, spy)
     inputs, params, _ = tensors(fill(SEED2, 5, np.random.default_rng(4)))
     op.OP.run(SEED2, inputs, params)
     with tf.GradientTape() as tape:
@@ -130,6 +130,21 @@ def test_eager_saves_only_under_a_tape_that_watches(monkeypatch):
         with tape.stop_recording():
             op.OP.run(SEED2, inputs, params)
     assert seen == [False, False, True, False]
+
+
+def test_an_undifferentiated_eager_call_has_one_op(monkeypatch):
+    inputs, params, _ = tensors(fill(SEED2, 3, np.random.default_rng(0)).cast("float32"))
+    names = []
+    execute = op._execute
+    monkeypatch.setattr(
+        op, "_execute", lambda context, name, *rest: names.append(name) or execute(context, name, *rest)
+    )
+    plain = op.OP.run(SEED2, inputs, params)
+    with tf.GradientTape() as tape:
+        tape.watch(params)
+        taped = op.OP.run(SEED2, inputs, params)
+    assert names == [op.INFER, op.FORWARD]
+    np.testing.assert_array_equal(plain[0], taped[0])
 
 
 class TestRefusals:
