@@ -47,9 +47,11 @@ constexpr ptrdiff_t kPackRows = 512;
 // Fewer rows than this for each worker are not worth cutting into blocks.
 constexpr ptrdiff_t kFewRows = 48;
 
-// Workers that are worth having: one more for each work_per_worker operations. Below that another one costs
-// more than it brings, since waking it takes 4.4 us. Not a constant only for tests, which run small plans.
+// Workers that are worth having: one more for each work_per_worker operations; below that sharing costs more
+// than it brings. A worker that has to be woken comes 20 us late, so only for work_to_wake in all. Not
+// constants only for tests, which run small plans.
 extern double work_per_worker;
+extern double work_to_wake;
 int useful_workers(double work);
 
 // What a call costs, in operations: with few rows, reading the weights takes longer than the products.

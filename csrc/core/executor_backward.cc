@@ -40,7 +40,8 @@ size_t Executor<T>::workspace_bytes(ptrdiff_t rows) const {
 template <class T>
 void Executor<T>::backward(const BackwardArgs<T>& args) const {
   if (args.rows <= 0) return zero_params(Gradients<T>(layout_, args), 0, true);
-  Workers workers(useful_workers(2 * work_of(layout_, args.rows)));
+  const double work = 2 * work_of(layout_, args.rows);
+  Workers workers(useful_workers(work), work >= work_to_wake);
   Call call;
   call.kernels = &active_kernels<T>();
   call.workers = &workers;

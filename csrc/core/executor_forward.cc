@@ -26,7 +26,8 @@ size_t Executor<T>::forward_bytes() const {
 template <class T>
 void Executor<T>::forward(const ForwardArgs<T>& args) const {
   if (args.rows <= 0) return;
-  Workers workers(useful_workers(work_of(layout_, args.rows)));
+  const double work = work_of(layout_, args.rows);
+  Workers workers(useful_workers(work), work >= work_to_wake);
   Call call;
   call.kernels = &active_kernels<T>();
   call.workers = &workers;

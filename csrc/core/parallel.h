@@ -18,8 +18,9 @@ void set_threads(int count);
 // than sleep, so that a second run costs next to nothing.
 class Workers {
  public:
-  // At most `limit` workers; 1 asks for no others than the caller.
-  explicit Workers(int limit);
+  // At most `limit` workers; 1 asks for no others than the caller. Those that are not `worth_waking` are had
+  // only while they are awake, which frequent calls keep them.
+  explicit Workers(int limit, bool worth_waking = true);
   ~Workers();
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;

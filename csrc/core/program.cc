@@ -7,6 +7,7 @@
 namespace fusedsplit {
 
 double work_per_worker = 3e6;
+double work_to_wake = 2e7;
 
 int useful_workers(double work) { return static_cast<int>(std::min(1024.0, 1 + work / work_per_worker)); }
 

@@ -242,6 +242,7 @@ int main(int argc, char** argv) {
   std::mt19937 random(argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1);
   check_garbage(&random, 20 * plans);
   work_per_worker = 1;
+  work_to_wake = 0;
   for (int i = 0; i < plans; ++i)
     for (const std::string& isa : usable_isas()) {
       set_isa(isa.c_str());
