@@ -1,6 +1,6 @@
 """Every merge, the gated units, several inputs and dynamic splits: fused layers against their unfused Keras versions.
 
-    python benchmarks/merges.py [--batches 512 4096] [--only NAME ...] [--backends op tf]
+    python benchmarks/merges.py [--batches 512 4096] [--only NAME ...] [--backends op op-xla tf]
 
 The section "merges" of `fusedsplit bench`, for any of its cases at any batch and on any backend. Outputs and gradients
 are compared before anything is timed; losing lines are printed like winning ones, and the exit code says only whether
@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--only", nargs="+", choices=MERGES, default=list(MERGES), metavar="NAME")
-    parser.add_argument("--backends", nargs="+", default=["op"])
+    parser.add_argument("--backends", nargs="+", default=["op", "op-xla"])
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     results = report.Results(conditions.collect())

@@ -75,11 +75,11 @@ def ceiling() -> Iterator[Score]:
     forward |= {("med", 512): 0.92, ("wide", 512): 0.90, ("large", 512): 0.92, ("large", 32): 0.745}
     gradients = {("med", 4096): 0.93, ("wide", 4096): 0.80, ("large", 4096): 0.87}
     calls = ceilings.products()
-    calls |= {f"{c} {b}": _eager_call("op", cases.CASES[c], b) for c, b in forward}
+    calls |= {f"{c} {b}": _functional_call(cases.CASES[c], b) for c, b in forward}
     calls |= {f"{c} {b} gradients": _gradient_call(cases.CASES[c], b) for c, b in gradients}
     for case, batch in [*forward]:
         if f"{case}_relu" in cases.CASES:
-            calls[f"{case}_relu {batch}"] = _eager_call("op", cases.CASES[f"{case}_relu"], batch)
+            calls[f"{case}_relu {batch}"] = _functional_call(cases.CASES[f"{case}_relu"], batch)
     timings = harness.interleave(calls, rounds=11)
     rates = ceilings.rates(timings, ceilings.fma_rate())
     for name, rate in rates.items():
@@ -89,7 +89,7 @@ def ceiling() -> Iterator[Score]:
         for name, goal in ((case, target), (f"{case}_relu", None)):
             flops = cases.CASES[name].flops() * batch
             share = flops / timings[f"{name} {batch}"].median / best
-            yield Score(f"forward, eager, {name} {batch}", share, goal, "of the ceiling")
+            yield Score(f"forward, eager op, {name} {batch}", share, goal, "of the ceiling")
     for (case, batch), target in gradients.items():
         flops = cases.CASES[case].gradient_flops() * batch
         share = flops / timings[f"{case} {batch} gradients"].median / best
@@ -97,21 +97,24 @@ def ceiling() -> Iterator[Score]:
 
 
 def versus() -> Iterator[Score]:
-    """The ladder in concrete functions: each cell against the best unfused program, and the geometric mean."""
+    """The ladder in concrete functions, plain or compiled by XLA, of the op against the best unfused program."""
     cells = []
     for name in cases.LADDER:
-        contest = ladder.Contest(cases.CASES[name], (*_UNFUSED, "op"))
+        contest = ladder.Contest(cases.CASES[name], (*_UNFUSED, *providers.OP))
         for batch in cases.BATCHES:
             cells += contest.measure(batch, ladder.MODES[:2])
     for mode, mean in (("forward", 1.45), ("gradients", 1.3)):
         chosen = [cell for cell in cells if cell.mode == mode]
         pairs = []
         for cell in chosen:
-            own = cell.timings["op"].median
+            form = min((n for n in providers.OP if n in cell.timings), key=lambda name, cell=cell: cell.timings[name].median)
+            own = cell.timings[form].median
             best = min(_UNFUSED, key=lambda name, cell=cell: cell.timings[name].median)
             target = 1 / 1.3 if mode == "gradients" and cell.batch == 1 else _NOISE
-            note = "; ".join(filter(None, (f"best unfused: {best}", cell.problems["op"])))
             ratio = cell.timings[best].median / own
+            others = [f"{n} {cell.timings[best].median / cell.timings[n].median:.2f}" for n in cell.timings if n != form]
+            problems = [cell.problems[n] for n in providers.OP if n in cell.timings]
+            note = "; ".join(filter(None, (f"{form} over {best}; the others: {', '.join(others)}", *problems)))
             yield Score(f"{mode}, {cell.case} {cell.batch}", ratio, target, "x the best unfused", note=note)
             pairs.append(min(cell.timings[name].median for name in _UNFUSED[:2]) / own)
         mean_ratio = harness.geometric_mean(pairs)

@@ -1,19 +1,20 @@
 // Times the core without TensorFlow or Python: Dense -> split -> Dense branches -> concat, forward and with
 // gradients of all weights, beside the rate of fused multiply-adds that never leave the registers.
 //
-//   bench [case...]        seed2 med wide large odd thin; with r in front, a
-//   relu stem: rmed rwide rlarge FUSEDSPLIT_BENCH_ROWS=4096,512
-//   FUSEDSPLIT_BENCH_THREADS=1,2   FUSEDSPLIT_BENCH_INPUT_GRADS=1
+//   bench [case...]   seed2 med wide large odd thin one d1024 d1000 scalar head;
+//                     with r in front, a relu stem: rmed rwide rlarge
+//
+// FUSEDSPLIT_BENCH_ROWS=4096,512   FUSEDSPLIT_BENCH_THREADS=1,2   FUSEDSPLIT_BENCH_INPUT_GRADS=1
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <ctime>
 #include <random>
 #include <string>
 #include <thread>
 
 #include "isa.h"
+#include "machine.h"
 #include "parallel.h"
 #include "program.h"
 
@@ -165,50 +166,6 @@ double time_of(const Call& call) {
   return rounds[0];
 }
 
-// GF/s of fused multiply-adds in registers, by this thread.
-#if defined(__x86_64__)
-template <class V>
-__attribute__((always_inline)) inline double spin_fma(V* acc, int terms) {
-  constexpr int kLoops = 100000;
-  V factor = V{} + 0.999f;
-  // Different starts, or the compiler would see that the sums are all the same.
-  for (int j = 0; j < 12; ++j) acc[j] = V{} + static_cast<float>(j);
-  const auto start = now();
-  for (int i = 0; i < kLoops; ++i)
-#pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) acc[j] = acc[j] * factor + factor;
-  const double time = seconds(start);
-  for (int j = 1; j < 12; ++j) acc[0] += acc[j];
-  return 2.0 * kLoops * 12 * terms / time / 1e9;
-}
-typedef float Wide __attribute__((vector_size(64)));
-typedef float Narrow __attribute__((vector_size(32)));
-__attribute__((target("avx512f"), optimize("fp-contract=fast"))) double fma_rate_avx512(float* sink) {
-  Wide acc[12] = {};
-  const double rate = spin_fma(acc, 16);
-  *sink = acc[0][0];
-  return rate;
-}
-__attribute__((target("avx2,fma"), optimize("fp-contract=fast"))) double fma_rate_avx2(float* sink) {
-  Narrow acc[12] = {};
-  const double rate = spin_fma(acc, 8);
-  *sink = acc[0][0];
-  return rate;
-}
-#endif
-
-double fma_rate() {
-  float sink = 0;
-  double best = 0;
-#if defined(__x86_64__)
-  for (int i = 0; i < 5; ++i) {
-    if (!std::strcmp(active_isa(), "avx512")) best = std::max(best, fma_rate_avx512(&sink));
-    if (!std::strcmp(active_isa(), "avx2")) best = std::max(best, fma_rate_avx2(&sink));
-  }
-#endif
-  return best;
-}
-
 std::vector<int> numbers(const char* variable, std::vector<int> otherwise) {
   const char* text = std::getenv(variable);
   if (!text) return otherwise;
@@ -231,7 +188,7 @@ void bench(const Shape& shape, bool relu_stem) {
     Data data(plan, rows);
     for (int count : numbers("FUSEDSPLIT_BENCH_THREADS", {1, 2})) {
       set_threads(count);
-      const double rate = fma_rate();
+      const double rate = fma_rate_of_thread() / 1e9;
       const bool only = std::getenv("FUSEDSPLIT_BENCH_TRAIN") != nullptr;  // for profiles
       const double infer = only ? 1 : time_of([&] { forward(program, rows, &data, false); });
       const double train = time_of([&] {
@@ -258,7 +215,7 @@ int main(int argc, char** argv) {
   std::printf(
       "%s, %d threads, registers only: %.1f GF/s a thread; in "
       "brackets: the share of it\n",
-      active_isa(), threads(), fma_rate());
+      active_isa(), threads(), fma_rate_of_thread() / 1e9);
   for (const Shape& shape : shapes())
     for (int relu = 0; relu < 2; ++relu) {
       bool wanted = argc < 2 && !relu;

@@ -10,7 +10,8 @@ constexpr ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 // Chunk i of a sum of k terms: near-equal chunks, which depend on k alone.
 struct Chunks {
   ptrdiff_t k, count;
-  explicit Chunks(ptrdiff_t terms) : k(terms), count(max_of(1, ceil_div(terms, kChunk))) {}
+  explicit Chunks(ptrdiff_t terms, ptrdiff_t most = kChunk)
+      : k(terms), count(max_of(1, ceil_div(terms, most))) {}
   ptrdiff_t begin(ptrdiff_t i) const { return k * i / count; }
 };
 
@@ -57,6 +58,11 @@ void panel_activation(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t width) {
   activate<T>(g.activation, g.alpha, g.m, width, c, g.ldc);
 }
 
+// A product that reads A down its columns, these few of them, has chunks half as long: what a panel of B and a
+// tile's columns of A take, whole cache lines of each row, then fits the level-1 cache. 5 to 10 % of both
+// directions of wide; with more columns, writing C twice costs as much.
+constexpr ptrdiff_t kFewColumnsOfA = 128;
+
 constexpr int kLinearKind = 0;
 constexpr int kReluKind = 1;
 
@@ -65,7 +71,7 @@ template <class T, bool kColumns>
 void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {
   constexpr ptrdiff_t kWide = kLanes<T>;
   const ptrdiff_t padded = vectors * kWide, width = min_of(padded, g.n - column);
-  const Chunks chunks(g.k);
+  const Chunks chunks(g.k, kColumns && g.m <= kFewColumnsOfA ? kChunk / 2 : kChunk);
   const bool in_registers = g.activation <= kReluKind && !g.pre;
   TileArgs<T> args;
   args.lda = g.lda;

@@ -143,6 +143,9 @@ struct Kernels {
   // dx = derivative of row() times dy; y is what row() gave.
   void (*row_grad)(int op, ptrdiff_t m, ptrdiff_t n, const T* x, ptrdiff_t ldx, const T* y, ptrdiff_t ldy,
                    const T* dy, ptrdiff_t lddy, T* dx, ptrdiff_t lddx, bool add);
+  // So many rounds of fused multiply-adds in registers, for measuring their rate: returns how many operations
+  // these were, and leaves in *sink what keeps them from being optimized away.
+  double (*spin_fma)(ptrdiff_t rounds, T* sink);
 };
 
 // What the one exported function of an ISA unit returns.

@@ -4,6 +4,21 @@
 namespace fusedsplit {
 namespace {
 
+// Enough sums to keep two units busy whose results take four or five cycles.
+template <class T>
+double spin_fma(ptrdiff_t rounds, T* sink) {
+  constexpr int kSums = 12;
+  Vec<T> sums[kSums];
+  const Vec<T> factor = set1(T(0.999));
+  for (int j = 0; j < kSums; ++j) sums[j] = set1(T(j));
+  for (ptrdiff_t i = 0; i < rounds; ++i)
+#pragma GCC unroll 12
+    for (int j = 0; j < kSums; ++j) sums[j] = fma(sums[j], factor, factor);
+  for (int j = 1; j < kSums; ++j) sums[0] = sums[0] + sums[j];
+  *sink = reduce_add(sums[0]);
+  return 2.0 * static_cast<double>(rounds * kSums * kLanes<T>);
+}
+
 enum MergeOpCode { kOpAdd, kOpMul, kOpMax, kOpMin };
 enum RowOpCode { kRowSoftmax, kRowMean, kRowMax };
 

@@ -13,6 +13,7 @@
 
 #include "core/activation_kind.h"
 #include "core/isa.h"
+#include "core/machine.h"
 #include "core/kernels.h"
 #include "core/parallel.h"
 #include "core/plan.h"
@@ -301,4 +302,6 @@ PYBIND11_MODULE(_core, module) {
   module.def("set_isa", &set_isa, py::arg("name"), "Switches to another usable one; False if there is none.");
   module.def("threads", &threads, "The most threads that a call uses.");
   module.def("set_threads", &set_threads, py::arg("threads"));
+  module.def("fma_rate", &fma_rate, "Flop/s of all threads in registers.");
+  module.def("read_seconds", &read_seconds, py::arg("bytes"), "How long all threads take to read a buffer.");
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -61,14 +60,14 @@ def products() -> dict[str, Callable[[], object]]:
 
 def fma_rate() -> float | None:
     """0.88 x the register-only rate of fused multiply-adds on all threads, in flop/s; None if the core cannot tell."""
-    measure: Any = getattr(core(), "fma_rate", None)
-    return None if measure is None else _FMA_SHARE * float(measure())
+    module = core()
+    return _FMA_SHARE * module.fma_rate() if module else None
 
 
 def read_seconds(size: int) -> float | None:
     """How long all threads need to read `size` bytes that stay in the cache; None if the core cannot tell."""
-    measure: Any = getattr(core(), "read_seconds", None)
-    return None if measure is None else float(measure(size))
+    module = core()
+    return module.read_seconds(size) if module else None
 
 
 def rates(timings: Mapping[str, Timing], fma: float | None) -> dict[str, float]:

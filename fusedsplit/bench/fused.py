@@ -16,11 +16,11 @@ from fusedsplit.bench.program import ProviderUnavailable
 from fusedsplit.plan import Plan
 
 
-def reasons_against(layer: Any, backend: str) -> list[str]:
-    """Why `backend` cannot run a built layer in eager code or in a plain graph; empty where it can."""
+def reasons_against(layer: Any, backend: str, jit: bool = False) -> list[str]:
+    """Why `backend` cannot run a built layer in eager code, in a graph or, with `jit`, inside XLA; empty where it can."""
     if backend == "auto":
         return []
-    context = dispatch.current_context(layer.compute_dtype)
+    context = dispatch.current_context(layer.compute_dtype)._replace(eager=not jit, in_xla=jit)
     return dispatch.reasons_against(layer.spec, context, layer.unfusable_reasons())[backend]
 
 
@@ -29,7 +29,7 @@ def plan(layer: Any) -> Plan:
     return dispatch.plan_of(layer.spec)
 
 
-def split_dense_layer(case: Case, layers: Sequence[Any], backend: str) -> Any:
+def split_dense_layer(case: Case, layers: Sequence[Any], backend: str, jit: bool = False) -> Any:
     """The case as one SplitDense, built, owning `layers` (in weight order).
 
     Raises:
@@ -40,7 +40,7 @@ def split_dense_layer(case: Case, layers: Sequence[Any], backend: str) -> Any:
     head = next(rest) if case.head is not None else None
     layer = fs.SplitDense(layers[0], branches, split=case.split, head=head, backend=backend)
     layer.build((None, case.inputs))
-    require(layer, backend)
+    require(layer, backend, jit)
     return layer
 
 
@@ -57,16 +57,16 @@ def region(stem: Any, branches: Sequence[Any], *, split: Sequence[int], head: An
     return fs.SplitDense(stem, branches, split=list(split), head=head, backend=backend)
 
 
-def require_backend(backend: str) -> None:
+def require_backend(backend: str, jit: bool = False) -> None:
     """Raises ProviderUnavailable, with the reasons, if `backend` cannot run here at all."""
     layer = fs.SplitDense(keras.layers.Dense(2), [None, None], head=keras.layers.Dense(1))
     layer.build((None, 2))
-    require(layer, backend)
+    require(layer, backend, jit)
 
 
-def require(layer: Any, backend: str) -> None:
-    """Raises ProviderUnavailable, with the reasons, if `backend` cannot run a built layer."""
-    reasons = reasons_against(layer, backend)
+def require(layer: Any, backend: str, jit: bool = False) -> None:
+    """Raises ProviderUnavailable, with the reasons, if `backend` cannot run a built layer, with `jit` inside XLA."""
+    reasons = reasons_against(layer, backend, jit)
     if reasons:
         raise ProviderUnavailable("; ".join(reasons))
 

@@ -117,7 +117,7 @@ class Contest:
 class MergeContest(Contest):
     """The programs of one merge case: the layer on a backend, and its unfused Keras model."""
 
-    NAMES = ("lambda", "lambda-xla", "op")
+    NAMES = ("lambda", "lambda-xla", "op", "op-xla")
 
     def __init__(self, case: MergeCase, names: Sequence[str] = NAMES):
         super().__init__(case, names)
@@ -129,7 +129,7 @@ class MergeContest(Contest):
             layer = self.layer("tf")
             return Program(fs.reference(layer), layer.params, jit=name != base)
         layer = self.layer(base)
-        fused.require(layer, base)
+        fused.require(layer, base, jit=name != base)
         return Program(layer, layer.params, jit=name != base)
 
     def truth(self, x: Any, dy: np.ndarray) -> Truth:

@@ -30,7 +30,7 @@ _STYLES: dict[str, tuple[str, str]] = {
     "tf": ("#E69F00", "-"),
     "xla": ("#009E73", "-"),
     "op": ("#D55E00", "-"),
-    "tf-xla": ("#E69F00", "--"),
+    "op-xla": ("#CC79A7", "-"),
 }
 _LABELS = {
     "lambda": "Lambda program (= 1)",
@@ -40,7 +40,7 @@ _LABELS = {
     "tf": "SplitDense tf",
     "xla": "SplitDense xla",
     "op": "SplitDense op",
-    "tf-xla": "SplitDense tf inside Keras' XLA",
+    "op-xla": "SplitDense op inside XLA",
 }
 _ROWS = {
     "forward": "forward",

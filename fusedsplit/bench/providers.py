@@ -162,10 +162,10 @@ def _einsum(case: Case, weights: Weights) -> Program:
     return Program(model, variables, _unstack)
 
 
-def _fused(backend: str) -> Builder:
+def _fused(backend: str, jit: bool = False) -> Builder:
     def build(case: Case, weights: Weights) -> Program:
         layers = dense_layers(case)
-        layer = fused.split_dense_layer(case, layers, backend)
+        layer = fused.split_dense_layer(case, layers, backend, jit)
         return Program(layer, build_and_assign(case, layers, weights))
 
     return build
@@ -195,14 +195,17 @@ _ALL = (
     Provider("tf", _fused("tf"), "SplitDense, the pure-TensorFlow form"),
     Provider("xla", _fused("xla"), "SplitDense, the pure-TensorFlow form compiled by XLA"),
     Provider("op", _fused("op"), "SplitDense, the C++ op"),
-    Provider("op-xla", _fused("op"), "the same in a function that XLA compiles", jit=True),
+    Provider("op-xla", _fused("op", jit=True), "the same in a function that XLA compiles", jit=True),
     Provider("auto", _fused("auto"), "SplitDense, as its cost rule chooses"),
     Provider("op-functional", _functional("op"), "fs.split_dense on the C++ op: no Keras layer around it"),
 )
 PROVIDERS = {provider.name: provider for provider in _ALL}
 # The Lambda program comes first everywhere: it is what the others are compared with.
 BASELINE = "lambda"
-LADDER = ("lambda", "lambda-xla", "hand", "tf", "xla", "op")
+LADDER = ("lambda", "lambda-xla", "hand", "tf", "xla", "op", "op-xla")
+# The forms of the layer itself, of which those of the op are compared with the best of all others.
+FUSED = ("tf", "xla", "op", "op-xla", "auto")
+OP = ("op", "op-xla")
 
 
 def make(name: str, case: Case, weights: Weights) -> Program:

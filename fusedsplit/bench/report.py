@@ -16,7 +16,7 @@ from rich.text import Text
 from fusedsplit.bench import conditions as conditions_module
 from fusedsplit.bench.harness import Timing, geometric_mean
 from fusedsplit.bench.ladder import Cell
-from fusedsplit.bench.providers import BASELINE
+from fusedsplit.bench.providers import BASELINE, FUSED, OP
 from fusedsplit.bench.training import Outcome
 
 # Below that, a cell counts as lost: three percent are this harness' own noise.
@@ -126,7 +126,8 @@ def ladder_table(cells: Sequence[Cell], mode: str, merges: bool = False) -> Tabl
     """Times of every provider, then the speed-ups of the fused forms over the Lambda program."""
     cells = [cell for cell in cells if cell.mode == mode]
     names = provider_names(cells)
-    ours = [name for name in names if name in ("tf", "xla", "op", "auto")]
+    ours = [name for name in names if name in FUSED]
+    chosen = [name for name in ours if name in OP] or ours[-1:]
     what, base = ("merges, ", "unfused Keras model") if merges else ("", "Lambda program")
     table = Table(title=f"{what}{_MODES[mode]}: median us; speed-up over the {base} run likewise")
     table.add_column("case")
@@ -136,31 +137,34 @@ def ladder_table(cells: Sequence[Cell], mode: str, merges: bool = False) -> Tabl
     for name in ours:
         table.add_column(f"{name} /\n{BASELINE}", justify="right")
     if ours:
-        table.add_column(f"{ours[-1]} / best\nunfused", justify="right")
-        table.add_column(f"{ours[-1]}\nGFLOP/s", justify="right")
+        table.add_column(f"best {chosen[0]} /\nbest unfused", justify="right")
+        table.add_column(f"best {chosen[0]}\nGFLOP/s", justify="right")
     for i, cell in enumerate(cells):
         times = [microseconds(cell.timings[n].median) if n in cell.timings else "-" for n in names]
         row = [cell.case, str(cell.batch), *times, *(ratio_text(cell.speedup(n)) for n in ours)]
         if ours:
-            row += [ratio_text(versus_best(cell, ours[-1], names, ours)), _rate(cell, ours[-1])]
+            row += [ratio_text(versus_best(cell, chosen)), _rate(cell, chosen)]
         table.add_row(*row, end_section=i + 1 == len(cells) or cells[i + 1].case != cell.case)
     if ours:
         means = [geometric_mean(cell.speedup(n) for cell in cells if n in cell.timings) for n in ours]
-        best = geometric_mean(versus_best(cell, ours[-1], names, ours) for cell in cells if ours[-1] in cell.timings)
+        ratios = [versus_best(cell, chosen) for cell in cells]
+        best = geometric_mean(ratio for ratio in ratios if not math.isnan(ratio))
         table.add_row("geometric mean", "", *("" for _ in names), *map(ratio_text, means), ratio_text(best), "")
     return table
 
 
-def versus_best(cell: Cell, name: str, names: Sequence[str], ours: Sequence[str]) -> float:
-    """A fused form's speed-up over the fastest unfused program of this cell."""
-    unfused = [cell.timings[n].median for n in names if n in cell.timings and n not in ours]
-    return min(unfused) / cell.timings[name].median if unfused and name in cell.timings else math.nan
+def versus_best(cell: Cell, chosen: Sequence[str]) -> float:
+    """The speed-up of the fastest of some fused forms over the fastest unfused program of this cell."""
+    unfused = [t.median for name, t in cell.timings.items() if name not in FUSED]
+    fused = [cell.timings[name].median for name in chosen if name in cell.timings]
+    return min(unfused) / min(fused) if unfused and fused else math.nan
 
 
-def _rate(cell: Cell, name: str) -> str:
-    if name not in cell.timings:
+def _rate(cell: Cell, chosen: Sequence[str]) -> str:
+    times = [cell.timings[name].median for name in chosen if name in cell.timings]
+    if not times:
         return "-"
-    rate = cell.flops / cell.timings[name].median / 1e9
+    rate = cell.flops / min(times) / 1e9
     return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 

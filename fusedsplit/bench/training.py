@@ -73,8 +73,8 @@ CONTESTANTS = (
     Contestant("lambda-xla", "lambda", jit=True),
     Contestant("xla", "xla"),
     Contestant("op", "op"),
-    # SplitDense inside Keras' own XLA compilation of the step, which takes the pure-TensorFlow form with it.
-    Contestant("tf-xla", "tf", jit=True),
+    # SplitDense inside Keras' own XLA compilation of the step.
+    Contestant("op-xla", "op", jit=True),
 )
 
 
@@ -258,7 +258,7 @@ def train(task: Task, timed_epochs: int, contestants: Sequence[Contestant] = CON
     for contestant in contestants:
         try:
             if contestant.form != "lambda":
-                fused.require_backend(contestant.form)
+                fused.require_backend(contestant.form, contestant.jit)
         except ProviderUnavailable as error:
             missing[contestant.name] = str(error)
             continue

@@ -11,7 +11,7 @@ from fusedsplit.bench.program import ProviderUnavailable
 
 _SMALL = Case("small", 6, (Branch(4, (5,)),) * 3, "equal branches: every provider can compute it", "relu", head=2)
 # Without a compiled op these are missing, and say why.
-_OPTIONAL = {"op", "op-functional"}
+_OPTIONAL = {"op", "op-xla", "op-functional"}
 
 
 @pytest.mark.parametrize("case", [_SMALL, CASES["seed2"], CASES["deep3"], CASES["identity"]], ids=lambda c: c.name)

@@ -1,0 +1,16 @@
+// What this machine does at best: the denominators that timings are compared with.
+#pragma once
+
+#include <cstddef>
+
+namespace fusedsplit {
+
+// Fused multiply-adds per second, each counted as two operations, of one thread or of all of them at once, by
+// the active ISA on float32 values that never leave the registers.
+double fma_rate_of_thread();
+double fma_rate();
+
+// Seconds that all threads together take to read a buffer of so many bytes, each its own part, again and again.
+double read_seconds(size_t bytes);
+
+}  // namespace fusedsplit
