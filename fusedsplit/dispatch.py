@@ -210,15 +210,25 @@ def call_layer_eagerly(layer: Any, x: Any) -> Any:
 
     Keras' `Layer.__call__` takes several times as long as a small layer's op.
     """
-    if type(x) is not _EagerTensor or not tf.executing_eagerly() or hasattr(x, "_keras_mask"):
+    if type(x) is not _EagerTensor or not _executing_eagerly() or hasattr(x, "_keras_mask"):
         return None
     if not layer.takes_tensor(x.shape) or x.dtype.name != layer.compute_dtype or layer.unfusable_reasons():
         return None
     spec = layer.spec
-    choice = choose(layer.backend, spec, _eager_context(layer.compute_dtype))
+    plan = _eager_op_plan(_forced.get() or layer.backend, spec, x.dtype, spec.has_logits)
+    return None if plan is None else _given_out(spec, OP.run(plan, [x], layer.params))
+
+
+@functools.lru_cache(maxsize=4096)
+def _eager_op_plan(requested: str, spec: SplitSpec, dtype: tf.DType, logits: bool) -> Plan | None:
+    """What the op runs for a plain eager call, or None where another backend does, or a choice must be reported."""
+    try:
+        choice = choose(requested, spec, _eager_context(dtype.name))
+    except (KeyError, ValueError):
+        return None
     if choice.name != "op" or isinstance(spec.merge, CallableMerge) or config.verbose():
         return None
-    return _given_out(spec, OP.run(lower(spec, spec.has_logits), [x], layer.params))
+    return lower(spec, logits)
 
 
 def _given_out(spec: SplitSpec, outputs: list[Any]) -> Any:
@@ -344,15 +354,11 @@ def split_dense(
 
 def _split_dense_eagerly(x: Any, params: Sequence[Any], spec: SplitSpec, backend: str) -> list[Any] | None:
     """The op at once, which checks every shape itself; None where it cannot run or where something does not fit."""
-    context = _eager_context(x.dtype.name)
-    try:
-        choice = choose(backend, spec, context)
-    except (KeyError, ValueError):
-        return None
-    if choice.name != "op" or isinstance(spec.merge, CallableMerge) or config.verbose():
+    plan = _eager_op_plan(_forced.get() or backend, spec, x.dtype, False)
+    if plan is None:
         return None
     try:
-        return OP.run(lower(spec), [x], params)
+        return OP.run(plan, [x], params)
     except (tf.errors.InvalidArgumentError, TypeError, ValueError):
         return None
 

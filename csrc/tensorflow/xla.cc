@@ -1,6 +1,6 @@
 // The op inside programs that XLA compiles: two foreign functions on the host, with the signatures of the two
-// kernels (see kernels.h). The plan is their attribute `plan`, an array of 64-bit integers; forward saves
-// where its last result has room for it, and backward computes the gradients whose results are not empty.
+// kernels (see kernels.h). The plan is their attribute `plan`, an array of 64-bit integers. Forward saves if it
+// has one result more than outputs; backward computes the gradients that its attribute `wanted` asks for.
 
 #include <algorithm>
 #include <cstring>
@@ -127,12 +127,12 @@ void forward(const CallFrame& frame) {
     check_elements(y, rows * plan.values[static_cast<size_t>(plan.outputs[i])].width);
     outputs[i] = y.as<T>();
   }
-  const Argument saved = result(frame, outputs.size(), TF_UINT8);
   ForwardArgs<T> args = forward_args(&sources);
   args.outputs = outputs.data();
-  if (elements(saved) > 0) {
+  if (frame.rets.size > static_cast<int64_t>(outputs.size())) {
+    const Argument saved = result(frame, outputs.size(), TF_UINT8);
     check_elements(saved, program.saved_size(rows) * static_cast<int64_t>(sizeof(T)));
-    args.saved = saved.as<T>();
+    args.saved = elements(saved) > 0 ? saved.as<T>() : nullptr;
   }
   if (rows > 0) program.forward(args);
 }

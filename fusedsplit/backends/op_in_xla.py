@@ -118,12 +118,15 @@ def _type(x: tf.Tensor) -> _Type:
 def _forward_module(plan: Plan, types: tuple[_Type, ...], saved_bytes: int) -> str:
     dtype, (*leading, _) = types[0]
     results = [_Type((dtype, (*leading, plan.values[v].width))) for v in plan.outputs]
-    results.append(_Type(("ui8", (None if saved_bytes else 0,))))
     body = _Body(types)
     dims = body.leading(0, len(leading))
     shapes = [body.shape([*dims, plan.values[v].width]) for v in plan.outputs]
-    shapes.append(body.shape([body.product([*dims, saved_bytes])] if saved_bytes else [0]))
-    return body.module("fusedsplit_forward", {"plan": plan.encode()}, results, shapes)
+    if saved_bytes:
+        results.append(_Type(("ui8", (None,))))
+        shapes.append(body.shape([body.product([*dims, saved_bytes])]))
+        return body.module("fusedsplit_forward", {"plan": plan.encode()}, results, shapes)
+    # The call itself has no such result then: XLA makes a tuple of several, which costs 2 us.
+    return body.module("fusedsplit_forward", {"plan": plan.encode()}, results, shapes, nothing="ui8")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -177,21 +180,31 @@ class _Body:
         return self.add(f"concatenate {', '.join(vectors)}, dim = 0", f"({types}) -> tensor<{len(vectors)}xi64>")
 
     def module(
-        self, function: str, attributes: dict[str, Sequence[int]], results: Sequence[_Type], shapes: Sequence[str]
+        self,
+        function: str,
+        attributes: dict[str, Sequence[int]],
+        results: Sequence[_Type],
+        shapes: Sequence[str],
+        nothing: str = "",
     ) -> str:
+        """The module that gives out the function's results, and an empty tensor of type `nothing`, if any."""
         parameters = [f"%arg{i}" for i in range(len(self.types))]
         shape_types = [f"tensor<{len(result[1])}xi64>" for result in results]
         config = ", ".join(f"{k} = array<i64: {', '.join(map(str, v))}>" for k, v in attributes.items())
         places = ", ".join(str(len(parameters) + i) for i in range(len(shapes)))
         types = ", ".join(map(str, results))
         call = (
-            f"%out:{len(results)} = stablehlo.custom_call @{function}({', '.join([*parameters, *shapes])}) "
+            f"%out{f':{len(results)}' if len(results) > 1 else ''} = stablehlo.custom_call @{function}({', '.join([*parameters, *shapes])}) "
             f"{{api_version = 4 : i32, backend_config = {{{config}}}, "
             f"indices_of_shape_operands = dense<[{places}]> : tensor<{len(shapes)}xi64>}} : "
             f"({', '.join([*map(str, self.types), *shape_types])}) -> ({types})"
         )
+        given = [f"%out#{i}" for i in range(len(results))] if len(results) > 1 else ["%out"]
+        if nothing:
+            empty = _Type((nothing, (0,)))
+            given.append(self.add("constant dense<>", str(empty)))
+            types = f"{types}, {empty}"
         signature = ", ".join(f"{name}: {of}" for name, of in zip(parameters, self.types))
-        given = ", ".join(f"%out#{i}" for i in range(len(results)))
         # The attribute is what makes TensorFlow fill in the dimensions of a call.
         return "\n".join(
             [
@@ -199,7 +212,7 @@ class _Body:
                 f"func.func public @main({signature}) -> ({types}) {{",
                 *self.lines,
                 call,
-                f"return {given} : {types}",
+                f"return {', '.join(given)} : {types}",
                 "}",
                 "}",
             ]
