@@ -35,6 +35,12 @@ bool writes_output(const Layout& layout, const Step& step) {
   return layout.places[static_cast<size_t>(step.dst.value)].role == Role::kOutput;
 }
 
+// Whether a node has something to do: an output that is there already is not computed again.
+template <class T>
+bool has_work(const Block<T>& block, const Node& node) {
+  return !block.recomputes || node.pre >= 0 || !writes_output(*block.layout, node.step);
+}
+
 // When only an output's pre-activation is wanted, that takes the place of the output.
 template <class T>
 bool only_pre(const Block<T>& block, const Step& step) {
@@ -58,10 +64,11 @@ void run_dense(const Block<T>& block, const Node& node) {
   }
   g.a = a.data;
   g.lda = a.ld;
-  g.packed = block.tensors->packed != nullptr;
+  g.packed = block.tensors->packed != nullptr && node.join < 0;
   g.b = g.packed ? block.tensors->packed + node.packed : block.tensors->params[step.kernel] + node.column;
   g.ldb = block.layout->params[static_cast<size_t>(step.kernel)].cols;
-  if (!g.packed && g.n <= kDotMaxColumns && g.m > kDotMaxColumns) {
+  g.by_panels = node.join >= 0;
+  if (!g.packed && !g.by_panels && g.n <= kDotMaxColumns && g.m > kDotMaxColumns) {
     block.kernels->pack(g.k, g.n, g.b, g.ldb, block.temporaries.narrow);
     g.packed = true;
     g.b = block.temporaries.narrow;
@@ -79,6 +86,47 @@ void run_dense(const Block<T>& block, const Node& node) {
     }
   }
   block.kernels->gemm(g);
+}
+
+// One node's columns of a join's result, which they are copied from.
+template <class T>
+void finish_joined(const Block<T>& block, const Node& node, const T* from, ptrdiff_t ld) {
+  const Step& step = node.step;
+  const ptrdiff_t n = step.dst.width();
+  if (node.pre >= 0 && block.keeps) {
+    const Rows<T> pre = block.pre(node);
+    block.kernels->copy(block.rows, n, from, ld, pre.data, pre.ld, false);
+  }
+  if (block.recomputes && writes_output(*block.layout, step)) return;
+  const Rows<T> to = block.value(step.dst);
+  block.kernels->copy(block.rows, n, from, ld, to.data, to.ld, false);
+  block.kernels->activate(static_cast<int>(step.activation.kind), static_cast<T>(step.activation.alpha),
+                          block.rows, n, to.data, to.ld);
+}
+
+template <class T>
+void run_join(const Block<T>& block, const Join& join) {
+  const Layout& layout = *block.layout;
+  const auto wanted = [&](size_t i) { return has_work(block, layout.nodes[i]); };
+  if (std::none_of(join.nodes.begin(), join.nodes.end(), wanted)) return;
+  const Rows<T> a = block.value(layout.nodes[join.nodes[0]].step.sources[0].range);
+  Gemm<T> g;
+  g.m = block.rows;
+  g.n = join.n;
+  g.k = g.k_end = join.k;
+  g.a = a.data;
+  g.lda = a.ld;
+  g.b = block.tensors->joined + join.packed;
+  g.packed = g.by_panels = true;
+  g.c = block.temporaries.joined;
+  g.ldc = layout.joined_width;
+  g.bias = block.tensors->joined + join.bias;
+  block.kernels->gemm(g);
+  const T* from = g.c;
+  for (size_t i : join.nodes) {
+    finish_joined(block, layout.nodes[i], from, g.ldc);
+    from += layout.nodes[i].step.dst.width();
+  }
 }
 
 template <class T>
@@ -155,7 +203,7 @@ MixRows<T> mix_of(const Block<T>& block, const Node& node) {
 template <class T>
 void run_node(const Block<T>& block, const Node& node) {
   const Step& step = node.step;
-  if (block.recomputes && node.pre < 0 && writes_output(*block.layout, step)) return;
+  if (!has_work(block, node)) return;
   switch (step.kind) {
     case StepKind::kDense:
       return run_dense(block, node);
@@ -172,10 +220,44 @@ void run_node(const Block<T>& block, const Node& node) {
 }
 
 template <class T>
+void run_nodes(const Block<T>& block) {
+  const Layout& layout = *block.layout;
+  for (size_t i = 0; i < layout.nodes.size(); ++i) {
+    const Node& node = layout.nodes[i];
+    if (node.join < 0 || !block.tensors->joined) {
+      run_node(block, node);
+    } else if (const Join& join = layout.joins[static_cast<size_t>(node.join)]; join.nodes[0] == i) {
+      run_join(block, join);
+    }
+  }
+}
+
+template <class T>
+void pack_join(const Kernels<T>& kernels, const Layout& layout, const Join& join, const T* const* params,
+               T* kernel, T* joined) {
+  T* bias = joined + join.bias;
+  T* to = kernel;
+  for (size_t i : join.nodes) {
+    const Node& node = layout.nodes[i];
+    const Step& step = node.step;
+    const ptrdiff_t n = step.dst.width(), cols = layout.params[static_cast<size_t>(step.kernel)].cols;
+    kernels.copy(join.k, n, params[step.kernel] + node.column, cols, to, join.n, false);
+    if (step.bias >= 0) {
+      std::copy_n(params[step.bias] + node.column, n, bias);
+    } else {
+      std::fill_n(bias, n, T(0));
+    }
+    to += n;
+    bias += n;
+  }
+  kernels.pack(join.k, join.n, kernel, join.n, joined + join.packed);
+}
+
+template <class T>
 void pack_node(const Kernels<T>& kernels, const Layout& layout, const Node& node, const T* const* params,
                bool transposed, T* packed) {
   const Step& step = node.step;
-  if (step.kind != StepKind::kDense) return;
+  if (step.kind != StepKind::kDense || (node.join >= 0 && !transposed)) return;
   const ptrdiff_t k = step.sources[0].range.width(), n = step.dst.width();
   const ptrdiff_t cols = layout.params[static_cast<size_t>(step.kernel)].cols;
   const T* kernel = params[step.kernel] + node.column;
@@ -186,13 +268,15 @@ void pack_node(const Kernels<T>& kernels, const Layout& layout, const Node& node
   }
 }
 
-#define FUSEDSPLIT_FOR_TYPE(T)                                                   \
-  template LiveColumns live_columns<T>(const Block<T>&, const Step&, ptrdiff_t); \
-  template Rows<const T> dense_source<T>(const Block<T>&, const Step&);          \
-  template void merge_sources<T>(const Block<T>&, const Step&);                  \
-  template MergeRows<T> merge_of<T>(const Block<T>&, const Node&);               \
-  template MixRows<T> mix_of<T>(const Block<T>&, const Node&);                   \
-  template void run_node<T>(const Block<T>&, const Node&);                       \
+#define FUSEDSPLIT_FOR_TYPE(T)                                                                        \
+  template LiveColumns live_columns<T>(const Block<T>&, const Step&, ptrdiff_t);                      \
+  template Rows<const T> dense_source<T>(const Block<T>&, const Step&);                               \
+  template void merge_sources<T>(const Block<T>&, const Step&);                                       \
+  template MergeRows<T> merge_of<T>(const Block<T>&, const Node&);                                    \
+  template MixRows<T> mix_of<T>(const Block<T>&, const Node&);                                        \
+  template void run_node<T>(const Block<T>&, const Node&);                                            \
+  template void run_nodes<T>(const Block<T>&);                                                        \
+  template void pack_join<T>(const Kernels<T>&, const Layout&, const Join&, const T* const*, T*, T*); \
   template void pack_node<T>(const Kernels<T>&, const Layout&, const Node&, const T* const*, bool, T*);
 FUSEDSPLIT_FOR_TYPE(float)
 FUSEDSPLIT_FOR_TYPE(double)

@@ -33,6 +33,7 @@ struct Temporaries {
   T* suffix = nullptr;
   T* sums = nullptr;    // over the rows of a block, for a gain or shift
   T* narrow = nullptr;  // the packed kernel of a Dense of few columns
+  T* joined = nullptr;  // the result of a join, before it goes to its nodes' places
 
   Temporaries() = default;
   Temporaries(const Layout& layout, ptrdiff_t rows, Carver* carver) {
@@ -42,6 +43,7 @@ struct Temporaries {
     suffix = carver->take<T>(layout.max_suffix);
     sums = carver->take<T>(layout.max_merge);
     narrow = carver->take<T>(layout.narrow_size);
+    joined = carver->take<T>(layout.joined_width * rows);
   }
 };
 
@@ -53,6 +55,7 @@ struct Tensors {
   const Point* points = nullptr;
   const T* const* outputs = nullptr;  // forward writes them
   const T* packed = nullptr;          // kernels packed for forward; null: used as they are
+  const T* joined = nullptr;          // operands of the joins; null: their nodes run one by one
 };
 
 // A block of rows [row, row + rows) with its panels.
@@ -114,6 +117,15 @@ MixRows<T> mix_of(const Block<T>& block, const Node& node);
 // Runs a node forward over the block.
 template <class T>
 void run_node(const Block<T>& block, const Node& node);
+
+// Runs all nodes forward over the block.
+template <class T>
+void run_nodes(const Block<T>& block);
+
+// Puts the operands of a join side by side; `kernel` has room for them before they are packed.
+template <class T>
+void pack_join(const Kernels<T>& kernels, const Layout& layout, const Join& join, const T* const* params,
+               T* kernel, T* joined);
 
 // Packs the kernel of a node, if it has one, as forward reads it, or transposed as backward does.
 template <class T>

@@ -44,6 +44,10 @@ class Executor {
 // to 256 rows packing costs 2 to 20 %.
 constexpr ptrdiff_t kPackRows = 512;
 
+// Rows from which it pays to put the operands of joins side by side: these are small, and reads of the source
+// are saved as well.
+constexpr ptrdiff_t kJoinRows = 128;
+
 // Fewer rows than this for each worker are not worth cutting into blocks.
 constexpr ptrdiff_t kFewRows = 48;
 
@@ -84,6 +88,25 @@ struct Executor<T>::Call {
     block.row = begin;
     block.rows = end - begin;
     return block;
+  }
+
+  // Elements that prepare_forward needs.
+  static ptrdiff_t prepared_size(const Layout& layout, ptrdiff_t rows) {
+    const ptrdiff_t joined = rows >= kJoinRows ? layout.joined_size + layout.join_kernel : 0;
+    return joined + (rows >= kPackRows ? layout.packed_size : 0);
+  }
+
+  // Packs and joins kernels for forward, where there are rows enough.
+  void prepare_forward(const Layout& layout, ptrdiff_t rows, T* to) {
+    if (rows >= kJoinRows && !layout.joins.empty()) {
+      T* joined = to + layout.join_kernel;
+      for (const Join& join : layout.joins) pack_join(*kernels, layout, join, tensors.params, to, joined);
+      tensors.joined = joined;
+      to = joined + layout.joined_size;
+    }
+    if (rows < kPackRows) return;
+    pack(layout, false, to);
+    tensors.packed = to;
   }
 
   // Packs every kernel, as forward reads it or transposed.

@@ -66,15 +66,11 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   Workers* workers = call->workers;
   const Blocks blocks(layout_, args.rows);
   const size_t bytes = backward_bytes();
-  const ptrdiff_t packed_size = !args.saved && args.rows >= kPackRows ? layout_.packed_size : 0;
-  const Scratch scratch(static_cast<size_t>(packed_size) * sizeof(T) + 64 +
+  const ptrdiff_t prepared = args.saved ? 0 : Call::prepared_size(layout_, args.rows);
+  const Scratch scratch(static_cast<size_t>(prepared) * sizeof(T) + 64 +
                         bytes * static_cast<size_t>(workers->count()));
   Carver carver(scratch.data());
-  if (packed_size) {
-    T* packed = carver.take<T>(packed_size);
-    call->pack(layout_, false, packed);
-    call->tensors.packed = packed;
-  }
+  if (prepared) call->prepare_forward(layout_, args.rows, carver.take<T>(prepared));
   char* base = carver.take<char>(static_cast<ptrdiff_t>(bytes) * workers->count());
 
   Gradients<T> grads(layout_, args);
@@ -102,7 +98,7 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
         block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
       } else {
         block.recomputes = true;
-        for (const Node& node : layout_.nodes) run_node(block, node);
+        run_nodes(block);
       }
       const BlockGradients<T> back{&block, &grads, panels, lane, b == 0, false};
       begin_gradients(back);

@@ -43,15 +43,11 @@ template <class T>
 void Executor<T>::forward_blocks(Call* call, const ForwardArgs<T>& args) const {
   Workers* workers = call->workers;
   const size_t bytes = forward_bytes();
-  const ptrdiff_t packed_size = args.rows >= kPackRows ? layout_.packed_size : 0;
-  const Scratch scratch(static_cast<size_t>(packed_size) * sizeof(T) + 64 +
+  const ptrdiff_t prepared = Call::prepared_size(layout_, args.rows);
+  const Scratch scratch(static_cast<size_t>(prepared) * sizeof(T) + 64 +
                         bytes * static_cast<size_t>(workers->count()));
   Carver carver(scratch.data());
-  if (packed_size) {
-    T* packed = carver.take<T>(packed_size);
-    call->pack(layout_, false, packed);
-    call->tensors.packed = packed;
-  }
+  call->prepare_forward(layout_, args.rows, carver.take<T>(prepared));
   char* base = carver.take<char>(static_cast<ptrdiff_t>(bytes) * workers->count());
 
   const auto run = [&](ptrdiff_t begin, ptrdiff_t end, int worker) {
@@ -63,7 +59,7 @@ void Executor<T>::forward_blocks(Call* call, const ForwardArgs<T>& args) const {
       block.keeps = true;
       block.panels = args.saved + begin * layout_.kept_width;
     }
-    for (const Node& node : layout_.nodes) run_node(block, node);
+    run_nodes(block);
   };
   if (args.saved) {
     const BlockList list(Blocks(layout_, args.rows));

@@ -58,8 +58,8 @@ void panel_activation(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t width) {
   activate<T>(g.activation, g.alpha, g.m, width, c, g.ldc);
 }
 
-// A product that reads A down its columns, these few of them, has chunks half as long: what a panel of B and a
-// tile's columns of A take, whole cache lines of each row, then fits the level-1 cache. 5 to 10 % of both
+// A product that reads A down its columns, these few of them, has chunks half as long: what a panel of B and
+// a tile's columns of A take, whole cache lines of each row, then fits the level-1 cache. 5 to 10 % of both
 // directions of wide; with more columns, writing C twice costs as much.
 constexpr ptrdiff_t kFewColumnsOfA = 128;
 
@@ -110,7 +110,7 @@ void gemm_dot(const Gemm<T>& g);
 template <class T>
 void gemm(const Gemm<T>& g) {
   constexpr ptrdiff_t kWide = kLanes<T>;
-  if (is_dot(g.k, g.n)) return gemm_dot(g);
+  if (is_dot(g.k, g.n) && !g.by_panels) return gemm_dot(g);
   const bool few = !g.packed && g.m < kManyRows;
   ptrdiff_t left = ceil_div(g.n, kWide);
   for (ptrdiff_t column = 0; left > 0;) {

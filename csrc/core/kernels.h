@@ -34,6 +34,7 @@ struct Gemm {
   const T* b = nullptr;  // k x n, or what pack made of it
   ptrdiff_t ldb = 0;
   bool packed = false;
+  bool by_panels = false;  // however few columns: what a product is joined with must not show in its bits
   bool exact = false;  // columns of B beyond n must not even be loaded: another thread may be writing them
   T* c = nullptr;
   ptrdiff_t ldc = 0;

@@ -1,6 +1,8 @@
 #include "layout.h"
 
 #include <algorithm>
+#include <map>
+#include <tuple>
 
 #include "kernels.h"
 
@@ -75,6 +77,7 @@ Layout::Layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
   nodes = std::move(sliced.nodes);
   place_values(sliced.values, unit);
   place_nodes(unit);
+  find_joins(unit);
   place_params(plan);
   order_gradients();
   find_entries();
@@ -130,6 +133,37 @@ void Layout::place_nodes(ptrdiff_t unit) {
       if (step.merge_op == MergeOp::kMul) max_suffix = std::max(max_suffix, count * kMergeTile);
       max_merge = std::max(max_merge, step.dst.width());
     }
+  }
+}
+
+void Layout::find_joins(ptrdiff_t unit) {
+  // Wider ones waste little of their last vector.
+  const ptrdiff_t widest = 2 * unit;
+  const auto vectors = [unit](ptrdiff_t n) { return (n + unit - 1) / unit; };
+  std::map<std::tuple<int, ptrdiff_t, ptrdiff_t>, Join> by_source;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const Step& step = nodes[i].step;
+    if (step.kind != StepKind::kDense || step.point >= 0 || step.dst.width() > widest) continue;
+    const Range& source = step.sources[0].range;
+    by_source[{source.value, source.start, source.stop}].nodes.push_back(i);
+  }
+  for (auto& [source, join] : by_source) {
+    ptrdiff_t apart = 0;
+    for (size_t i : join.nodes) {
+      const ptrdiff_t n = nodes[i].step.dst.width();
+      apart += vectors(n);
+      join.n += n;
+    }
+    if (join.nodes.size() < 2 || vectors(join.n) >= apart) continue;
+    join.k = std::get<2>(source) - std::get<1>(source);
+    const ptrdiff_t padded = round_up(join.n, kPad);
+    join.packed = joined_size;
+    join.bias = joined_size + join.k * padded;
+    joined_size = join.bias + padded;
+    joined_width = std::max(joined_width, padded);
+    join_kernel = std::max(join_kernel, round_up(join.k * join.n, kPad));
+    for (size_t i : join.nodes) nodes[i].join = static_cast<int>(joins.size());
+    joins.push_back(std::move(join));
   }
 }
 
@@ -294,6 +328,9 @@ void Layout::reuse_panels() {
       last[v] = n;
     };
     touch(nodes[static_cast<size_t>(n)].step.dst.value);
+    const int join = nodes[static_cast<size_t>(n)].join;
+    if (join >= 0)  // all of it is written where the first of it is
+      for (size_t i : joins[static_cast<size_t>(join)].nodes) touch(nodes[i].step.dst.value);
     for (const Source& s : nodes[static_cast<size_t>(n)].step.sources) touch(s.range.value);
   }
   PanelPool values, grads;

@@ -41,6 +41,16 @@ struct Entry {
   size_t node = 0;  // the first of the nodes that wrote them
 };
 
+// Products of one source, each of so few columns that they fill their vectors only together: where rows are
+// many, they are computed as one product k x n, which runs in the place of its first node.
+struct Join {
+  std::vector<size_t> nodes;
+  ptrdiff_t k = 0;
+  ptrdiff_t n = 0;
+  ptrdiff_t packed = 0;  // among the joined operands: its kernels side by side, packed
+  ptrdiff_t bias = 0;    // and its biases
+};
+
 // Nodes [begin, end) of one chain.
 struct Chain {
   size_t begin = 0;
@@ -55,6 +65,7 @@ struct Layout {
   std::vector<Node> nodes;    // in the order in which they run
   std::vector<ParamPlace> params;
   std::vector<Entry> entries;
+  std::vector<Join> joins;
   std::vector<std::vector<Chain>> stages;
   bool parallel_gradients = true;  // the chains of a stage may run backward at the same time
   ptrdiff_t kept_width = 0;        // elements per row of all that is kept for backward
@@ -64,6 +75,9 @@ struct Layout {
   ptrdiff_t masked_width = 0;      // the widest source that is masked by a point
   ptrdiff_t param_size = 0;        // elements of one lane of weight gradients
   ptrdiff_t packed_size = 0;       // elements of all packed kernels
+  ptrdiff_t joined_size = 0;       // elements of all joined operands
+  ptrdiff_t joined_width = 0;      // columns of the widest join, padded
+  ptrdiff_t join_kernel = 0;       // elements of the largest join's kernels before they are packed
   ptrdiff_t max_sources = 0;       // of a Merge or Mix
   ptrdiff_t max_suffix = 0;        // elements of scratch for the derivative of a product of several
   ptrdiff_t max_merge = 0;         // the widest Merge
@@ -76,6 +90,7 @@ struct Layout {
  private:
   void place_values(const std::vector<Value>& values, ptrdiff_t unit);
   void place_nodes(ptrdiff_t unit);
+  void find_joins(ptrdiff_t unit);
   void place_params(const Plan& plan);
   void order_gradients();
   void find_entries();

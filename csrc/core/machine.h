@@ -10,7 +10,8 @@ namespace fusedsplit {
 double fma_rate_of_thread();
 double fma_rate();
 
-// Seconds that all threads together take to read a buffer of so many bytes, each its own part, again and again.
+// Seconds that all threads together take to read a buffer of so many bytes, each its own part, again and
+// again.
 double read_seconds(size_t bytes);
 
 }  // namespace fusedsplit

@@ -20,8 +20,8 @@ constexpr int kMaxThreads = 1024;
 // Chunks in one round: claims count them in 24 bits.
 constexpr ptrdiff_t kMaxRound = (1 << 24) - 1;
 using Clock = std::chrono::steady_clock;
-// How long a worker spins for the next call, if the last one came as soon. Finding a spinning worker costs 0.1
-// us; waking a parked one 4 us of the caller's time, and in a virtual machine 20 until it runs.
+// How long a worker spins for the next call, if the last one came as soon. Finding a spinning worker costs
+// 0.1 us; waking a parked one 4 us of the caller's time, and in a virtual machine 20 until it runs.
 constexpr std::chrono::microseconds kSpin{200};
 // In the hope of no more than the end of a round.
 constexpr std::chrono::microseconds kBriefSpin{3};
@@ -145,7 +145,7 @@ class Pool {
 
   std::atomic<bool> taken_{false};
   std::atomic<bool> session_{false};
-  int started_ = 0;               // threads, by whoever took the pool
+  int started_ = 0;                // threads, by whoever took the pool
   Clock::time_point last_call_{};  // when the pool was given back, by the same
   alignas(64) std::atomic<uint64_t> claim_{0};
   const void* body_ = nullptr;

@@ -66,7 +66,10 @@ def test_cells_are_measured() -> None:
 def test_a_backend_that_cannot_run_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "reasons_against", lambda layer, backend, jit: ["it is not built"] * (backend == "op"))
     contest = ladder.MergeContest(MERGES["grn"])
-    assert contest.missing == {"op": "it is not built", "op-xla": "it is not built"} and set(contest.programs) == {"lambda", "lambda-xla"}
+    assert contest.missing == {"op": "it is not built", "op-xla": "it is not built"} and set(contest.programs) == {
+        "lambda",
+        "lambda-xla",
+    }
 
 
 def test_float64_is_numpys() -> None:
