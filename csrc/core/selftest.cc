@@ -1,14 +1,16 @@
 // Checks the core without TensorFlow or Python: random plans against plain loops in double, gradients
 // against differences of those, float against double, and that bits depend neither on threads nor on the
-// batch.
+// batch nor on who else calls.
 //
 //   selftest [plans] [seed]
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
 #include <string>
+#include <thread>
 
 #include "executor.h"
 #include "isa.h"
@@ -216,6 +218,49 @@ void check_plan_once(std::mt19937* random, int number) {
   check_bits(plan, narrow, c, &run, what + " float");
 }
 
+// Several callers at a time, for pools of several sizes, and callers that are workers themselves: each gets
+// the bits that it gets alone.
+void check_callers(std::mt19937* random, int plans) {
+  constexpr int kCallers = 8, kCalls = 6;
+  const int before = threads();
+  for (int number = 0; number < plans; ++number) {
+    const std::vector<int64_t> code = random_plan(random);
+    Plan plan;
+    if (!decode_plan(code.data(), code.size(), &plan).empty()) continue;
+    const Case c = random_case(plan, random);
+    const Program<float> program(plan);
+    set_threads(1);
+    Run<float> alone(plan, c);
+    alone.forward(program, true);
+    alone.backward(program, true);
+    std::atomic<int> wrong{0};
+    const auto call = [&](ptrdiff_t, int) {
+      Run<float> run(plan, c);
+      for (int i = 0; i < kCalls; ++i) {
+        run.forward(program, i % 2 == 0);
+        run.backward(program, i % 2 == 0);
+        const auto same = [](const Buffers<float>& a, const Buffers<float>& b) {
+          return std::equal(
+              a.arrays.begin(), a.arrays.end(), b.arrays.begin(), [](const auto& x, const auto& y) {
+                return x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
+              });
+        };
+        if (!same(run.outputs, alone.outputs) || !same(run.param_grads, alone.param_grads)) ++wrong;
+      }
+    };
+    for (int count : {1, 2, 3, kCallers}) {
+      set_threads(count);
+      std::vector<std::thread> callers;
+      for (int i = 0; i < kCallers; ++i) callers.emplace_back([&] { call(0, 0); });
+      for (std::thread& caller : callers) caller.join();
+      Workers(count).run(count, call);
+      expect(wrong == 0, "plan " + std::to_string(number) + ": " + std::to_string(kCallers) + " callers, " +
+                             std::to_string(count) + " threads: other bits");
+    }
+  }
+  set_threads(before);
+}
+
 // Arbitrary integers: nothing may happen but a message.
 void check_garbage(std::mt19937* random, int tries) {
   Plan plan;
@@ -248,6 +293,7 @@ int main(int argc, char** argv) {
       set_isa(isa.c_str());
       check_plan_once(&random, i);
     }
+  check_callers(&random, 1 + plans / 8);
   std::printf("%d plans on %zu ISAs, %d failures\n", plans, usable_isas().size(), failures);
   return failures ? 1 : 0;
 }

@@ -25,6 +25,8 @@ typedef float VecF32 __attribute__((vector_size(FUSEDSPLIT_VEC_BYTES)));
 typedef double VecF64 __attribute__((vector_size(FUSEDSPLIT_VEC_BYTES)));
 typedef int32_t VecI32 __attribute__((vector_size(FUSEDSPLIT_VEC_BYTES)));
 typedef int64_t VecI64 __attribute__((vector_size(FUSEDSPLIT_VEC_BYTES)));
+typedef uint32_t VecU32 __attribute__((vector_size(FUSEDSPLIT_VEC_BYTES)));
+typedef uint64_t VecU64 __attribute__((vector_size(FUSEDSPLIT_VEC_BYTES)));
 
 template <class T>
 struct VecTypes;
@@ -83,6 +85,14 @@ FUSEDSPLIT_INLINE VecI32 as_int(VecF32 v) { return reinterpret_cast<VecI32>(v); 
 FUSEDSPLIT_INLINE VecI64 as_int(VecF64 v) { return reinterpret_cast<VecI64>(v); }
 FUSEDSPLIT_INLINE VecF32 as_float(VecI32 v) { return reinterpret_cast<VecF32>(v); }
 FUSEDSPLIT_INLINE VecF64 as_float(VecI64 v) { return reinterpret_cast<VecF64>(v); }
+
+// v with `bits` added to its own; as unsigned numbers, which may overflow.
+FUSEDSPLIT_INLINE VecF32 add_bits(VecF32 v, VecI32 bits) {
+  return reinterpret_cast<VecF32>(reinterpret_cast<VecU32>(v) + reinterpret_cast<VecU32>(bits));
+}
+FUSEDSPLIT_INLINE VecF64 add_bits(VecF64 v, VecI64 bits) {
+  return reinterpret_cast<VecF64>(reinterpret_cast<VecU64>(v) + reinterpret_cast<VecU64>(bits));
+}
 
 // mask ? a : b, lane by lane; mask is the result of a comparison of vectors.
 FUSEDSPLIT_INLINE VecF32 select(VecI32 mask, VecF32 a, VecF32 b) { return mask ? a : b; }

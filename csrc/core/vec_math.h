@@ -76,7 +76,7 @@ struct ExpParts {
   Vec<T> m;
 
   // 2^n, for n that gives a normal number.
-  FUSEDSPLIT_INLINE Vec<T> scale() const { return as_float(n_bits + as_int(set1(T(1)))); }
+  FUSEDSPLIT_INLINE Vec<T> scale() const { return add_bits(set1(T(1)), n_bits); }
 };
 
 // lo is added after the multiple of ln 2 is taken from hi, so that it counts in full.
@@ -96,7 +96,7 @@ FUSEDSPLIT_INLINE Vec<T> exp_any(Vec<T> x, const Vec<T>* lo = nullptr) {
   using C = ExpConstants<T>;
   const ExpParts<T> e = exp_parts<T>(x, lo);
   // Adding n to the exponent of 1 + m reaches 2^128, which is no float, and so the largest results.
-  const Vec<T> y = as_float(as_int(T(1) + e.m) + e.n_bits);
+  const Vec<T> y = add_bits(T(1) + e.m, e.n_bits);
   const Vec<T> sum = lo ? x + *lo : x;
   const Vec<T> above = x * T(__builtin_inf());  // infinity, or NaN for NaN
   return select(sum < C::kLowest, zero<T>(), select(sum <= C::kHighest, y, above));

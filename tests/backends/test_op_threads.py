@@ -1,0 +1,103 @@
+"""Many callers at a time: eager, in graphs with branches that run side by side, inside XLA, and after a fork."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fusedsplit import native
+from fusedsplit.backends import op
+from fusedsplit.plan import Activation
+from tests.backends.test_op import tensors
+from tests.csrc.numpy_plan import fill, split_dense_plan
+
+pytestmark = pytest.mark.skipif(op.problem() is not None, reason=f"the op is not usable: {op.problem()}")
+
+CALLERS, CALLS = 8, 12
+# Enough work for several threads: 100 rows of this are 60 million operations.
+PLAN = split_dense_plan(300, [128] * 4, [128] * 4, Activation("tanh"), Activation("relu"))
+
+
+@pytest.fixture(params=[1, 2, 3, 8])
+def threads(request):
+    library = op._loaded().library
+    library.set_threads(request.param)
+    yield request.param
+    library.set_threads(0)
+
+
+def eager(inputs, params):
+    with tf.GradientTape() as tape:
+        tape.watch(params)
+        (y,) = op.OP.run(PLAN, inputs, params)
+    return [y, *tape.gradient(y, params)]
+
+
+@tf.function
+def side_by_side(inputs, params):
+    """Three calls that TensorFlow's own threads may run at the same time."""
+    return [part for _ in range(3) for part in eager(inputs, params)]
+
+
+@tf.function(jit_compile=True)
+def compiled(inputs, params):
+    return eager(inputs, params)
+
+
+@pytest.mark.parametrize("rows", [5, 100])
+@pytest.mark.parametrize("call", [eager, side_by_side, compiled], ids=["eager", "graph", "XLA"])
+def test_callers_do_not_disturb_each_other(threads, call, rows):
+    if call is compiled and op.xla_problem():
+        pytest.skip(op.xla_problem())
+    inputs, params, _ = tensors(fill(PLAN, rows, np.random.default_rng(rows)).cast("float32"))
+    expected = [part.numpy().tobytes() for part in eager(inputs, params)]
+
+    def caller(_):
+        for _ in range(CALLS):
+            found = [part.numpy().tobytes() for part in call(inputs, params)]
+            if any(part != expected[i % len(expected)] for i, part in enumerate(found)):
+                return False
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(CALLERS) as pool:
+        assert all(pool.map(caller, range(CALLERS)))
+
+
+FORKED = """
+import os
+import numpy as np
+from fusedsplit import native
+from tests.csrc.numpy_plan import fill, split_dense_plan
+from fusedsplit.plan import Activation
+
+plan = split_dense_plan(300, [128] * 4, [128] * 4, Activation("tanh"), Activation("relu"))
+case = fill(plan, 200, np.random.default_rng(0)).cast("float32")
+core = native.core()
+core.set_threads(4)
+program = core.Program32(plan.encode())
+run = lambda: program.forward(case.inputs, case.params, case.points)[0][0].tobytes()
+expected = run()
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(run() == expected for _ in range(20)) else 1)
+    assert all(run() == expected for _ in range(20))
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+print("ok")
+"""
+
+
+@pytest.mark.skipif(native.core_problem() is not None, reason="needs the core")
+def test_after_a_fork():
+    """A child has none of the parent's threads, and perhaps its locks: it makes threads of its own."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    command = [sys.executable, "-c", FORKED]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0 and done.stdout.strip() == "ok", done.stderr[-3000:]
