@@ -137,7 +137,8 @@ def _automatic(context: CallContext, reasons: dict[str, list[str]]) -> Choice:
     three in 28 of 28 cells forward, 27 of 28 with gradients (1.04 times slower in the other) and 14 of 14 in eager
     mode. Without it, `xla` was faster than `tf` in each eager cell, since it pays one dispatch and `tf` one for each
     step; in a graph `tf` was faster with gradients in 23 of 28, since a nested jit is launched by itself and gives out
-    what its backward needs.
+    what its backward needs. Inside a function that XLA compiles the op was faster than XLA's own code for the unfused
+    program in 13 of 16 cells forward and 15 of 16 with gradients, and never slower by more than 10 %.
     """
     order = ("op", "xla", "tf") if context.eager else ("op", "tf", "xla")
     where = "eager" if context.eager else "graph"
