@@ -25,6 +25,7 @@ TESTS = (
     "test_dynamic.py",
     "test_seeds.py",
     "backends/test_op.py",
+    "backends/test_op_in_xla.py",
 )
 
 

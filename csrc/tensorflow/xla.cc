@@ -1,6 +1,6 @@
 // The op inside programs that XLA compiles: two foreign functions on the host, with the signatures of the two
-// kernels (see kernels.h). The plan is their attribute `plan`, an array of 64-bit integers. Forward saves if it
-// has one result more than outputs; backward computes the gradients that its attribute `wanted` asks for.
+// kernels (see kernels.h). The plan is their attribute `plan`, an array of 64-bit integers. Forward saves if
+// it has one result more than outputs; backward computes the gradients that its attribute `wanted` asks for.
 
 #include <algorithm>
 #include <cstring>
@@ -181,13 +181,16 @@ xla::ErrorCode error_code(TF_Code code) {
   }
 }
 
+// That of the XLA of this process, set before handlers are registered: XLA wants its own back.
+int minor_version = 0;
+
 // XLA asks a handler for its version by a call frame with an extension and nothing else.
 bool answers_version(CallFrame* frame) {
   xla::Extension* extension = frame->extension_start;
   if (!extension || extension->type != xla::kMetadata) return false;
   xla::Metadata* metadata = reinterpret_cast<xla::MetadataExtension*>(extension)->metadata;
   metadata->api_version.major_version = xla::kMajorVersion;
-  metadata->api_version.minor_version = xla::kMinorVersion;
+  metadata->api_version.minor_version = minor_version;
   metadata->traits = 0;
   return true;
 }
@@ -230,8 +233,10 @@ const char* register_with_xla() {
   if (!get) return "the XLA of this TensorFlow cannot call foreign functions by name (2.20 and 2.21 can)";
   const xla::Api* api = get();
   if (!api || api->struct_size < sizeof(xla::Api) || api->api_version.major_version != xla::kMajorVersion ||
-      api->api_version.minor_version != xla::kMinorVersion)
-    return "the XLA of this TensorFlow has another version of its foreign function interface than 0.2";
+      api->api_version.minor_version < xla::kFirstMinorVersion ||
+      api->api_version.minor_version > xla::kLastMinorVersion)
+    return "the XLA of this TensorFlow has another version of its foreign function interface than 0.1 or 0.2";
+  minor_version = api->api_version.minor_version;
   const bool registered =
       register_handler(*api, "fusedsplit_forward", &handle<forward<float>, forward<double>>) &&
       register_handler(*api, "fusedsplit_backward", &handle<backward<float>, backward<double>>);

@@ -1,9 +1,9 @@
 // The part of XLA's foreign function interface that the op uses, so that a program that XLA compiles can call
 // the core. Like the C API it is found by name in the TensorFlow that is already loaded.
 //
-// Declared here as in XLA's xla/ffi/api/c_api.h of version 0.2 (TensorFlow 2.20 and 2.21); every structure
-// begins with its size. tests/csrc/c_api_check.cc compiles these declarations beside TensorFlow's own and
-// asserts that sizes and places are the same.
+// Declared here as in XLA's xla/ffi/api/c_api.h of versions 0.1 and 0.2 (TensorFlow 2.20 and 2.21), which lay
+// out alike what is used; every structure begins with its size. tests/csrc/c_api_check.cc compiles these
+// declarations beside TensorFlow's own and asserts that sizes and places are the same.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,8 @@ namespace xla {
 
 // Another version may lay the structures out in another way.
 constexpr int kMajorVersion = 0;
-constexpr int kMinorVersion = 2;
+constexpr int kFirstMinorVersion = 1;
+constexpr int kLastMinorVersion = 2;
 
 enum DataType : int { kU8 = 6, kS32 = 4, kS64 = 5, kF32 = 11, kF64 = 12 };
 enum ErrorCode : int { kInvalidArgument = 3, kResourceExhausted = 8, kInternal = 13 };

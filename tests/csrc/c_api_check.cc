@@ -34,11 +34,11 @@ static_assert(offsetof(TF_AllocatorAttributes, on_host) == offsetof(Attributes, 
 static_assert(std::is_same<TF_Bool, unsigned char>::value, "TF_Bool");
 static_assert(sizeof(TF_DataType) == sizeof(int) && sizeof(TF_Code) == sizeof(int), "enums travel as int");
 
-// XLA's foreign function interface: as long as its version is ours, so is its layout.
-#define CHECK_PLACE(ours, field, theirs, their_field)                                      \
-  static_assert(XLA_FFI_API_MINOR != xla::kMinorVersion ||                                 \
-                    (offsetof(xla::ours, field) == offsetof(theirs, their_field) &&        \
-                     sizeof(xla::ours::field) == sizeof(((theirs*)nullptr)->their_field)), \
+// XLA's foreign function interface: as long as its version is one of ours, so is its layout.
+#define CHECK_PLACE(ours, field, theirs, their_field)                                                        \
+  static_assert(XLA_FFI_API_MINOR < xla::kFirstMinorVersion || XLA_FFI_API_MINOR > xla::kLastMinorVersion || \
+                    (offsetof(xla::ours, field) == offsetof(theirs, their_field) &&                          \
+                     sizeof(xla::ours::field) == sizeof(((theirs*)nullptr)->their_field)),                   \
                 "the place of " #field " in " #ours);
 CHECK_PLACE(Extension, type, XLA_FFI_Extension_Base, type)
 CHECK_PLACE(Extension, next, XLA_FFI_Extension_Base, next)
