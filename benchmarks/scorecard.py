@@ -10,7 +10,9 @@ machine or the build cannot tell a figure, that is said instead.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,12 +109,16 @@ def versus() -> Iterator[Score]:
         chosen = [cell for cell in cells if cell.mode == mode]
         pairs = []
         for cell in chosen:
-            form = min((n for n in providers.OP if n in cell.timings), key=lambda name, cell=cell: cell.timings[name].median)
+            form = min(
+                (n for n in providers.OP if n in cell.timings), key=lambda name, cell=cell: cell.timings[name].median
+            )
             own = cell.timings[form].median
             best = min(_UNFUSED, key=lambda name, cell=cell: cell.timings[name].median)
             target = 1 / 1.3 if mode == "gradients" and cell.batch == 1 else _NOISE
             ratio = cell.timings[best].median / own
-            others = [f"{n} {cell.timings[best].median / cell.timings[n].median:.2f}" for n in cell.timings if n != form]
+            others = [
+                f"{n} {cell.timings[best].median / cell.timings[n].median:.2f}" for n in cell.timings if n != form
+            ]
             problems = [cell.problems[n] for n in providers.OP if n in cell.timings]
             note = "; ".join(filter(None, (f"{form} over {best}; the others: {', '.join(others)}", *problems)))
             yield Score(f"{mode}, {cell.case} {cell.batch}", ratio, target, "x the best unfused", note=note)
@@ -175,6 +181,39 @@ def threads() -> Iterator[Score]:
             yield Score(f"two threads against one, {name} 4096", ratio, 1.8, "x")
     finally:
         library.set_threads(0)
+
+
+@contextlib.contextmanager
+def _busy() -> Iterator[None]:
+    """TensorFlow's threads at work for somebody else."""
+    over = threading.Event()
+    a = tf.random.normal([512, 512])
+
+    def work() -> None:
+        while not over.is_set():
+            tf.matmul(a, a)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def busy() -> Iterator[Score]:
+    """The op beside the Lambda program in a graph while another thread keeps TensorFlow's pool busy with products."""
+    for name, batch in (("med", 512), ("large", 512)):
+        contest = ladder.Contest(cases.CASES[name], ("lambda", "op"))
+        x, dy, _ = contest.batch(batch, ("forward",))
+        calls = contest.calls("forward", x, dy)
+        quiet = harness.interleave(calls, rounds=11)
+        with _busy():
+            loaded = harness.interleave(calls, rounds=11)
+        before, after = (t["lambda"].median / t["op"].median for t in (quiet, loaded))
+        note = f"{1e6 * loaded['op'].median:.0f} us; without: {before:.2f} x Lambda, {1e6 * quiet['op'].median:.0f} us"
+        yield Score(f"busy pool, {name} {batch}", after, 1.0, "x Lambda", note=note)
 
 
 def avx2() -> Iterator[Score]:
@@ -248,6 +287,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Score]]] = {
     "eager": eager,
     "latency": latency,
     "threads": threads,
+    "busy": busy,
     "avx2": avx2,
     "memory": memory,
     "off_ladder": off_ladder,

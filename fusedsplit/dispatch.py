@@ -24,7 +24,7 @@ from tensorflow.python.saved_model import save_context
 from fusedsplit import config
 from fusedsplit.backends import reference
 from fusedsplit.backends.base import Absent, Backend, CallContext
-from fusedsplit.backends.xla import TF, XLA, in_xla
+from fusedsplit.backends.xla import TF, XLA, in_branch, in_xla
 from fusedsplit.lower import lower
 from fusedsplit.plan import Plan
 from fusedsplit.spec import CallableMerge, SplitSpec
@@ -84,7 +84,8 @@ def current_context(dtype: str) -> CallContext:
     """What is known about the place of a call."""
     if tf.executing_eagerly():
         return _eager_context(dtype)
-    return CallContext(dtype, eager=False, in_xla=in_xla(), in_save=save_context.in_save_context())
+    inside = in_xla()
+    return CallContext(dtype, False, inside, save_context.in_save_context(), in_branch=inside and in_branch())
 
 
 _eager_context = functools.lru_cache(CallContext)

@@ -103,6 +103,10 @@ class Op:
             reasons.append(f"it is built for float32 and float64 only, not for {context.dtype}")
         if context.in_xla and problem() is None and xla_problem() is not None:
             reasons.append(xla_problem())
+        if context.in_xla and context.in_branch:
+            reasons.append(
+                "in a conditional XLA gives what a branch keeps for gradients a size that no foreign call takes"
+            )
         if context.in_save:
             reasons.append("a saved model must run where fusedsplit is not installed")
         return reasons

@@ -193,13 +193,15 @@ class _Body:
         config = ", ".join(f"{k} = array<i64: {', '.join(map(str, v))}>" for k, v in attributes.items())
         places = ", ".join(str(len(parameters) + i) for i in range(len(shapes)))
         types = ", ".join(map(str, results))
+        one = len(results) == 1
+        given = ["%out"] if one else [f"%out#{i}" for i in range(len(results))]
         call = (
-            f"%out{f':{len(results)}' if len(results) > 1 else ''} = stablehlo.custom_call @{function}({', '.join([*parameters, *shapes])}) "
+            f"%out{'' if one else f':{len(results)}'} = "
+            f"stablehlo.custom_call @{function}({', '.join([*parameters, *shapes])}) "
             f"{{api_version = 4 : i32, backend_config = {{{config}}}, "
             f"indices_of_shape_operands = dense<[{places}]> : tensor<{len(shapes)}xi64>}} : "
             f"({', '.join([*map(str, self.types), *shape_types])}) -> ({types})"
         )
-        given = [f"%out#{i}" for i in range(len(results))] if len(results) > 1 else ["%out"]
         if nothing:
             empty = _Type((nothing, (0,)))
             given.append(self.add("constant dense<>", str(empty)))

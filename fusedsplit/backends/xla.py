@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
 from tensorflow.python.ops import control_flow_util
+from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
 
 from fusedsplit.backends.base import CallContext
 from fusedsplit.backends.reference import activate
@@ -205,6 +206,16 @@ def in_xla() -> bool:
     if tf.executing_eagerly():
         return False
     return control_flow_util.GraphOrParentsInXlaContext(tf_ops.get_default_graph())
+
+
+def in_branch() -> bool:
+    """Whether what is traced now is a branch of a conditional, or is called from one."""
+    graph = tf_ops.get_default_graph()
+    while graph is not None:
+        if isinstance(graph, CondBranchFuncGraph):
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
 
 
 @functools.lru_cache(maxsize=1024)

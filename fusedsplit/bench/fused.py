@@ -17,7 +17,7 @@ from fusedsplit.plan import Plan
 
 
 def reasons_against(layer: Any, backend: str, jit: bool = False) -> list[str]:
-    """Why `backend` cannot run a built layer in eager code, in a graph or, with `jit`, inside XLA; empty where it can."""
+    """Why `backend` cannot run a built layer in eager code or, with `jit`, inside XLA; empty where it can."""
     if backend == "auto":
         return []
     context = dispatch.current_context(layer.compute_dtype)._replace(eager=not jit, in_xla=jit)

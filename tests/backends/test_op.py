@@ -114,13 +114,18 @@ def test_a_graph_saves_only_where_a_gradient_is_taken():
 
 def test_eager_saves_only_under_a_tape_that_watches(monkeypatch):
     seen = []
-    for method, saves in (("infer", False), ("eager", True)):
 
-        def spy(*args, call=getattr(op._Call, method), saves=saves, **options):
+    def spy(method, saves):
+        call = getattr(op._Call, method)
+
+        def spied(*args, **options):
             seen.append(saves)
             return call(*args, **options)
 
-        monkeypatch.setattr(op._Call, method, spy)
+        monkeypatch.setattr(op._Call, method, spied)
+
+    spy("infer", saves=False)
+    spy("eager", saves=True)
     inputs, params, _ = tensors(fill(SEED2, 5, np.random.default_rng(4)))
     op.OP.run(SEED2, inputs, params)
     with tf.GradientTape() as tape:

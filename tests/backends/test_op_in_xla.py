@@ -146,6 +146,47 @@ def test_forward_mode(rng):
     np.testing.assert_allclose(tf.function(tangent, jit_compile=True)(x), tangent(x), rtol=1e-5, atol=1e-6)
 
 
+def scanned(call, x):
+    for _ in tf.range(3):
+        x = call(x)[:, :10]
+    return x
+
+
+CONTROL_FLOW = {
+    "loop": scanned,
+    "map_fn": lambda call, x: tf.map_fn(call, tf.reshape(x, [2, -1, 10])),
+    "recompute_grad": lambda call, x: tf.recompute_grad(call)(x),
+    "cond": lambda call, x: tf.cond(tf.reduce_sum(x) > 0, lambda: call(x), lambda: 2 * call(x)),
+    "function in cond": lambda call, x: tf.cond(x[0, 0] > 0, lambda: tf.function(call)(x), lambda: 2 * call(x)),
+}
+
+
+@pytest.mark.parametrize("batch", [None, 4], ids=["any batch", "known batch"])
+@pytest.mark.parametrize("name", CONTROL_FLOW)
+def test_control_flow(name, batch, rng):
+    layer = fs.SplitDense(Dense(8), [Dense(4, activation="gelu"), Dense(6)])
+    layer.build((None, 10))
+    x = tf.constant(rng.normal(size=(4, 10)), tf.float32)
+
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(CONTROL_FLOW[name](layer, x) ** 2)
+        return tape.gradient(loss, [x, *layer.trainable_variables])
+
+    received = tf.function(run, jit_compile=True, input_signature=[tf.TensorSpec([batch, 10])])(x)
+    for got, want in zip(received, tf.function(run)(x), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_an_explicit_op_in_a_conditional_is_refused():
+    layer = small_layer()
+    with pytest.raises(ValueError, match="(?s)'op' was chosen explicitly and cannot run.*in a conditional XLA"):
+        tf.function(lambda x: tf.cond(x[0, 0] > 0, lambda: layer(x), lambda: layer(2 * x)), jit_compile=True)(
+            tf.ones([2, 10])
+        )
+
+
 def test_fit_with_jit_compile_uses_it(rng):
     layer = small_layer()
     model = keras.Sequential([keras.Input((10,)), layer, Dense(1)])
