@@ -59,11 +59,11 @@ struct Source {
   double scale = 1;
 };
 
-// One step of any kind; which fields count follows from `kind`.
-//   kDense  sources[0], kernel, bias (-1: none), activation, dst, point (-1:
-//   none), side kMerge  merge_op, sources, gain, shift, activation, dst kRow
-//   row_op, sources[0], dst kMix    sources[0] is the gate, sources[1..] are
-//   the experts, dst
+// One step of any kind; which fields count follows from `kind`:
+//   kDense  sources[0], kernel, bias (-1: none), activation, dst, point (-1: none), side
+//   kMerge  merge_op, sources, gain, shift, activation, dst
+//   kRow    row_op, sources[0], dst
+//   kMix    sources[0] is the gate, sources[1..] are the experts; dst
 struct Step {
   StepKind kind = StepKind::kDense;
   MergeOp merge_op = MergeOp::kAdd;

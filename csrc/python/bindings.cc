@@ -13,8 +13,8 @@
 
 #include "core/activation_kind.h"
 #include "core/isa.h"
-#include "core/machine.h"
 #include "core/kernels.h"
+#include "core/machine.h"
 #include "core/parallel.h"
 #include "core/plan.h"
 #include "core/program.h"
