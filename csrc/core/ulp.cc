@@ -201,7 +201,9 @@ void judge_block(const Case& c, const T* x, ptrdiff_t n, std::vector<Subject<T>>
     run_core(*s.kernels, c, x, n, y.data(), dz.data());
     for (ptrdiff_t i = 0; i < n; ++i) {
       judge<T, R>(x[i], y[i], truth[i].value, s.limit, c.by_x, &s.value);
-      judge<T, R>(x[i], dz[i], truth[i].slope, s.limit, true, &s.slope);
+      // As in TensorFlow the slope ends where x + 3 is rounded to 6, which is one float before 3.
+      const bool ends = c.kind == Kind::kHardSigmoid && x[i] + T(3) >= T(6);
+      judge<T, R>(x[i], dz[i], ends ? R(0) : truth[i].slope, s.limit, true, &s.slope);
     }
   }
 }

@@ -225,4 +225,9 @@ _ALL = (
     _dynamic("dynamic_rows", _positive, "a split point for each row"),
 )
 MERGES = {case.name: case for case in _ALL}
+# What `fusedsplit bench` runs unless it is told otherwise: one of each kind, within a minute.
+DEFAULT = (
+    *("add", "multiply", "maximum", "weighted", "mmoe", "dueling", "highway", "glu", "swiglu"),
+    *("vae", "mdn", "inputs3", "dynamic", "dynamic_rows"),
+)
 QUICK = ("multiply", "mmoe")

@@ -38,7 +38,7 @@ def options(quick: bool, out: str, names: str | None) -> Options:
         chosen, merges = select(names)
     else:
         chosen = cases_module.select(cases_module.QUICK if quick else cases_module.DEFAULT)
-        merges = [merge_cases.MERGES[name] for name in (merge_cases.QUICK if quick else merge_cases.MERGES)]
+        merges = [merge_cases.MERGES[name] for name in (merge_cases.QUICK if quick else merge_cases.DEFAULT)]
     batches = (32, 4096) if quick else cases_module.BATCHES
     # Eager calls differ by their overhead, which is the same at every batch: two batches show it.
     return Options(chosen, batches, (32,) if quick else (1, 512), merges, Path(out), quick)

@@ -69,9 +69,7 @@ class Contestant:
 
 CONTESTANTS = (
     Contestant("lambda", "lambda"),
-    # What Keras does by itself where a model is compiled with jit_compile="auto".
     Contestant("lambda-xla", "lambda", jit=True),
-    Contestant("xla", "xla"),
     Contestant("op", "op"),
     # SplitDense inside Keras' own XLA compilation of the step.
     Contestant("op-xla", "op", jit=True),

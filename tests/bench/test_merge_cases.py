@@ -10,7 +10,7 @@ from keras.layers import Dense
 import fusedsplit as fs
 from fusedsplit.bench import exact, fused, ladder, numeric, providers
 from fusedsplit.bench.cases import CASES, Branch, Case
-from fusedsplit.bench.merge_cases import MERGES, MODES, QUICK, MergeCase
+from fusedsplit.bench.merge_cases import DEFAULT, MERGES, MODES, QUICK, MergeCase
 
 # A share of them: `fusedsplit bench` compares all, and `tests/test_merges.py` every merge.
 _COMPARED = ("subtract", "maximum", "mmoe", "dueling", "highway", "inputs3", "dynamic_rows")
@@ -19,7 +19,7 @@ _COMPARED = ("subtract", "maximum", "mmoe", "dueling", "highway", "inputs3", "dy
 def test_every_merge_has_a_case() -> None:
     kinds = {type(case.layer("tf").merge_function).__name__ for case in MERGES.values()}
     assert kinds == {"Concat", "Elementwise", "Weighted", "Mixture", "Dueling", "Highway"}
-    assert set(fs.merges.ELEMENTWISE) <= set(MERGES) and set(QUICK) <= set(MERGES)
+    assert set(fs.merges.ELEMENTWISE) <= set(MERGES) and set(QUICK) <= set(DEFAULT) <= set(MERGES)
     assert not set(MERGES) & set(CASES), "a name on the command line means one case"
 
 
