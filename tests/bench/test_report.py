@@ -23,7 +23,7 @@ from fusedsplit.bench import optional, report, runner
 from fusedsplit.bench.cases import CASES
 from fusedsplit.bench.harness import Timing
 from fusedsplit.bench.ladder import Cell
-from fusedsplit.bench.merge_cases import MERGES
+from fusedsplit.bench.merge_cases import DEFAULT, MERGES
 from fusedsplit.bench.report import Results
 from fusedsplit.bench.training import Outcome, Run
 
@@ -131,7 +131,7 @@ def test_options(tmp_path: Path) -> None:
     assert [case.name for case in quick.cases] == ["seed2", "med"] and quick.quick and len(quick.merges) == 2
     full = runner.options(False, "x", None)
     assert len(full.cases) == 7 and full.batches == (1, 32, 512, 4096)
-    assert list(full.merges) == list(MERGES.values())
+    assert [case.name for case in full.merges] == list(DEFAULT)
     chosen = runner.options(True, "x", "wide,mmoe,odd")
     assert [case.name for case in chosen.cases] == ["wide", "odd"] and chosen.merges == [MERGES["mmoe"]]
     every = runner.options(False, "x", "all")

@@ -36,13 +36,13 @@ def test_loss_curves_agree(outcome: Outcome) -> None:
 
 
 def test_a_curve_that_differs_is_found(outcome: Outcome) -> None:
-    run = outcome.runs["xla"]
+    run = outcome.runs["lambda-xla"]
     for curve, what in (
         ((1.001 * run.curve[0], *run.curve[1:]), "first point"),
         ((*run.curve[:-1], np.nan), "curves"),
     ):
-        wrong = dataclasses.replace(outcome, runs={**outcome.runs, "xla": dataclasses.replace(run, curve=curve)})
-        assert what in wrong.problems["xla"]
+        wrong = dataclasses.replace(outcome, runs={**outcome.runs, "lambda-xla": dataclasses.replace(run, curve=curve)})
+        assert what in wrong.problems["lambda-xla"]
 
 
 def test_the_tolerance_has_a_ceiling() -> None:
