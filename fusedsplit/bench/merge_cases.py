@@ -227,7 +227,7 @@ _ALL = (
 MERGES = {case.name: case for case in _ALL}
 # What `fusedsplit bench` runs unless it is told otherwise: one of each kind, within a minute.
 DEFAULT = (
-    *("add", "multiply", "maximum", "weighted", "mmoe", "dueling", "highway", "glu", "swiglu"),
-    *("vae", "mdn", "inputs3", "dynamic", "dynamic_rows"),
+    *("add", "maximum", "weighted", "mmoe", "dueling", "highway", "glu", "swiglu"),
+    *("mdn", "inputs3", "dynamic_rows"),
 )
 QUICK = ("multiply", "mmoe")

@@ -106,7 +106,9 @@ def _climb(results: Results, options: Options, display: _Display) -> None:
         contest = ladder.Contest(case)
         results.missing |= contest.missing
         for batch in options.batches:
-            modes = ladder.MODES if batch in options.eager_batches else ladder.MODES[:2]
+            # What an eager call costs does not depend on the stem's activation either.
+            eager = batch in options.eager_batches and case.name not in cases_module.TWINS
+            modes = ladder.MODES if eager else ladder.MODES[:2]
             results.cells += contest.measure(batch, modes)
             display.step(task, f"ladder {case.name}, batch {batch}")
 
