@@ -230,4 +230,4 @@ DEFAULT = (
     *("add", "maximum", "weighted", "mmoe", "dueling", "highway", "glu", "swiglu"),
     *("mdn", "inputs3", "dynamic_rows"),
 )
-QUICK = ("multiply", "mmoe")
+QUICK = ("maximum", "mmoe")
