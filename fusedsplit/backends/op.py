@@ -75,7 +75,9 @@ def problem() -> str | None:
 @functools.cache
 def xla_problem() -> str | None:
     """Why a program that XLA compiles cannot call the op; None where it can."""
-    reason = library_info()["xla"]
+    reason = library_info()["xla"] or (
+        op_in_xla.gen_xla_ops is None and "TensorFlow has no XlaCallModule where it had it"
+    )
     if reason:
         return f"XLA cannot compile a custom op, and {reason}"
     if tf.config.list_logical_devices("GPU"):

@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python.eager import execute, record
 from tensorflow.python.framework import ops
 
 from fusedsplit.plan import Plan
+
+try:
+    from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+except ImportError:  # no public module: another TensorFlow may have moved it
+    gen_xla_ops = None
 
 # The type of the nodes, and the names under which their gradients are registered (see op.py).
 NODE = "XlaCallModule"
