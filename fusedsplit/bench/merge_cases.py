@@ -226,8 +226,5 @@ _ALL = (
 )
 MERGES = {case.name: case for case in _ALL}
 # What `fusedsplit bench` runs unless it is told otherwise: one of each kind, within a minute.
-DEFAULT = (
-    *("add", "maximum", "weighted", "mmoe", "dueling", "highway", "glu", "swiglu"),
-    *("mdn", "inputs3", "dynamic_rows"),
-)
+DEFAULT = ("add", "maximum", "mmoe", "glu", "swiglu", "mdn", "inputs3", "dynamic_rows")
 QUICK = ("maximum", "mmoe")

@@ -29,7 +29,7 @@ class Options:
     merges: Sequence[MergeCase]
     out: Path
     quick: bool = False
-    timed_epochs: int = 2
+    timed_epochs: int = 1
 
 
 def options(quick: bool, out: str, names: str | None) -> Options:
