@@ -116,11 +116,15 @@ void Arguments::points(const Plan& plan, const Batch& batch, Point* points) {
 }
 
 template <class T>
-Sources<T>::Sources(Arguments* arguments, const Plan& plan)
-    : inputs(plan.inputs.size()), params(plan.params.size()), points(static_cast<size_t>(plan.points)) {
+Sources<T>::Sources(Arguments* arguments, const Compiled<T>& compiled)
+    : inputs(compiled.program.plan().inputs.size()),
+      params(compiled.program.plan().params.size()),
+      points(static_cast<size_t>(compiled.program.plan().points)) {
+  const Plan& plan = compiled.program.plan();
   arguments->rows("inputs", plan, plan.inputs, &batch, inputs.data());
   arguments->params(plan, params.data());
   arguments->points(plan, batch, points.data());
+  compiled.check_rows(batch.rows);
 }
 
 // The saved values, or null where there are none: forward was made for inference, or the buffer is somebody's

@@ -9,6 +9,7 @@
 #include "core/plan.h"
 #include "core/program.h"
 #include "tensorflow/call.h"
+#include "tensorflow/program_cache.h"
 
 namespace fusedsplit {
 
@@ -69,7 +70,8 @@ class Arguments {
 // What every call begins with: inputs, params and points.
 template <class T>
 struct Sources {
-  Sources(Arguments* arguments, const Plan& plan);
+  // Throws unless so many rows can be computed.
+  Sources(Arguments* arguments, const Compiled<T>& compiled);
 
   Batch batch;
   SmallArray<const T*> inputs;

@@ -151,9 +151,8 @@ void InferKernel<T>::compute(TF_OpKernelContext* context) const {
   const Program<T>& program = compiled_->program;
   const Plan& plan = program.plan();
   KernelArguments arguments(context);
-  Sources<T> sources(&arguments, plan);
+  Sources<T> sources(&arguments, *compiled_);
   Batch& batch = sources.batch;
-  compiled_->check_rows(batch.rows);
   batch.dims[batch.rank - 1] = plan.values[static_cast<size_t>(plan.outputs[0])].width;
   T* output = allocate_output<T>(&arguments, 0, type_of(T{}), batch.dims, batch.rank);
   ForwardArgs<T> args = forward_args(&sources);
@@ -177,9 +176,8 @@ void ForwardKernel<T>::compute(TF_OpKernelContext* context) const {
   const Program<T>& program = compiled_->program;
   const Plan& plan = program.plan();
   KernelArguments arguments(context);
-  Sources<T> sources(&arguments, plan);
+  Sources<T> sources(&arguments, *compiled_);
   Batch& batch = sources.batch;
-  compiled_->check_rows(batch.rows);
 
   SmallArray<T*> outputs(plan.outputs.size());
   const TF_DataType type = type_of(T{});
@@ -217,9 +215,8 @@ template <class T>
 void BackwardKernel<T>::compute(TF_OpKernelContext* context) const {
   const Program<T>& program = compiled_->program;
   KernelArguments arguments(context);
-  Sources<T> sources(&arguments, program.plan());
+  Sources<T> sources(&arguments, *compiled_);
   Batch& batch = sources.batch;
-  compiled_->check_rows(batch.rows);
   Derivatives<T> derivatives(&arguments, program, &batch);
 
   SmallArray<T*> input_grads(sources.inputs.size());

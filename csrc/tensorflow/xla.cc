@@ -2,11 +2,12 @@
 // kernels (see kernels.h). The plan is their attribute `plan`, an array of 64-bit integers. Forward saves if
 // it has one result more than outputs; backward computes the gradients that its attribute `wanted` asks for.
 
-#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/parallel.h"
@@ -118,9 +119,8 @@ void forward(const CallFrame& frame) {
   const Program<T>& program = compiled->program;
   const Plan& plan = program.plan();
   CallArguments arguments(frame);
-  Sources<T> sources(&arguments, plan);
+  Sources<T> sources(&arguments, *compiled);
   const ptrdiff_t rows = sources.batch.rows;
-  compiled->check_rows(rows);
   SmallArray<T*> outputs(plan.outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
     const Argument y = result(frame, i, type_of(T{}));
@@ -143,9 +143,8 @@ void backward(const CallFrame& frame) {
   const Program<T>& program = compiled->program;
   const Plan& plan = program.plan();
   CallArguments arguments(frame);
-  Sources<T> sources(&arguments, plan);
+  Sources<T> sources(&arguments, *compiled);
   const ptrdiff_t rows = sources.batch.rows;
-  compiled->check_rows(rows);
   Derivatives<T> derivatives(&arguments, program, &sources.batch);
   const xla::Array& wanted = array_attribute(frame, "wanted");
   SmallArray<T*> input_grads(sources.inputs.size());

@@ -125,6 +125,12 @@ def _split(
     return MergeCase(name, width, make, why)
 
 
+def _gated(name: str, activation: str, why: str) -> MergeCase:
+    return _split(
+        name, 128, lambda: Dense(512), lambda: [Activation(activation), None], why, head=128, merge="multiply"
+    )
+
+
 def _dynamic(name: str, point: Callable[[Any], Any], why: str) -> MergeCase:
     def make(**options: Any) -> Any:
         return fs.DynamicSplitDense(Dense(256), *_relu(128, 128), split=point, **options)
@@ -173,24 +179,8 @@ _ALL = (
         "TabNet's gate: half the columns times the sigmoid of the others",
         merge="multiply",
     ),
-    _split(
-        "geglu",
-        128,
-        lambda: Dense(512),
-        lambda: [Activation("gelu"), None],
-        "a gated feed-forward block, gate and value in one kernel",
-        head=128,
-        merge="multiply",
-    ),
-    _split(
-        "swiglu",
-        128,
-        lambda: Dense(512),
-        lambda: [Activation("silu"), None],
-        "the same with SiLU",
-        head=128,
-        merge="multiply",
-    ),
+    _gated("geglu", "gelu", "a gated feed-forward block, gate and value in one kernel"),
+    _gated("swiglu", "silu", "the same with SiLU"),
     _merged(
         "ffn",
         256,
