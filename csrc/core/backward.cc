@@ -91,6 +91,7 @@ Rows<T> step_gradient(const BlockGradients<T>& grads, const Node& node) {
   return dz;
 }
 
+// And the bias's, in the same pass over dz.
 template <class T>
 void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz) {
   const Block<T>& block = *grads.block;
@@ -110,7 +111,11 @@ void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Row
   g.ldc = block.layout->params[static_cast<size_t>(step.kernel)].cols;
   g.c = grads.param(step.kernel, node.column) + live.begin * g.ldc;
   g.add = grads.adds(step.kernel);
-  if (g.m > 0) block.kernels->gemm_tn(g);
+  if (grads.all->wants_param(step.bias)) {
+    g.sums = grads.param(step.bias, node.column);
+    g.add_sums = grads.adds(step.bias);
+  }
+  block.kernels->gemm_tn(g);
 }
 
 // Of the gradient of a masked source only the live columns count.
@@ -159,10 +164,12 @@ template <class T>
 void dense_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) {
   const Step& step = node.step;
   const Rows<T> dz = step_gradient(grads, node);
-  if (grads.all->wants_param(step.bias))
+  if (grads.all->wants_param(step.kernel)) {
+    kernel_gradient(grads, node, dz);
+  } else if (grads.all->wants_param(step.bias)) {
     grads.block->kernels->column_sums(grads.block->rows, step.dst.width(), dz.data, dz.ld,
                                       grads.param(step.bias, node.column), grads.adds(step.bias));
-  if (grads.all->wants_param(step.kernel)) kernel_gradient(grads, node, dz);
+  }
   if (grads.all->wanted[static_cast<size_t>(step.sources[0].range.value)] && !(defer && node.defers))
     source_gradient(grads, node, dz, 0, grads.block->rows);
 }

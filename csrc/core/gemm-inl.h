@@ -3,10 +3,6 @@
 namespace fusedsplit {
 namespace {
 
-constexpr ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
-constexpr ptrdiff_t min_of(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-constexpr ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
-
 // Chunk i of a sum of k terms: near-equal chunks, which depend on k alone.
 struct Chunks {
   ptrdiff_t k, count;
@@ -93,6 +89,8 @@ void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {
     args.k_full = max_of(0, min_of(full, end) - begin);
     args.a = g.a + (kColumns ? begin * g.lda : begin);
     args.b = b + begin * args.ldb;
+    if (kColumns && g.sums)
+      column_sums(args.k, width, args.b, args.ldb, g.sums + column, begun || g.add_sums);
     args.init = begun || !g.bias ? nullptr : g.bias + column;
     args.add = begun || g.add;
     args.relu = last && in_registers && g.activation == kReluKind;
@@ -155,7 +153,10 @@ constexpr ptrdiff_t kShortSums = 24;
 template <class T>
 void gemm_tn(const Gemm<T>& g) {
   constexpr ptrdiff_t kWide = kLanes<T>;
-  if (g.n < 8 && g.m >= kWide) return gemm_tn_narrow(g);
+  if ((g.n < 8 && g.m >= kWide) || g.m == 0) {
+    if (g.sums) column_sums(g.k, g.n, g.b, g.ldb, g.sums, g.add_sums);
+    return gemm_tn_narrow(g);
+  }
   ptrdiff_t left = ceil_div(g.n, kWide);
   for (ptrdiff_t column = 0; left > 0;) {
     const ptrdiff_t vectors = g.k <= kShortSums ? panel_vectors_few<T>(left, 1) : panel_vectors(left);

@@ -46,6 +46,8 @@ struct Gemm {
   ptrdiff_t ldpre = 0;
   const T* mask = nullptr;  // m x n; C becomes zero where mask is not positive (relu's derivative)
   ptrdiff_t ldmask = 0;
+  T* sums = nullptr;  // of gemm_tn: where to put the sums of B's columns as well; null: nowhere
+  bool add_sums = false;
 };
 
 // A source of a merge, and where its gradient goes. ld is 0 for no step between rows; a source of width 1 is

@@ -9,8 +9,11 @@
 namespace fusedsplit {
 namespace {
 
-// Rows of a block in training: one chunk of K for the weight gradients.
+// Rows of a block in training: one chunk of K for the weight gradients; fewer where a worker's panels would
+// take more than this, which costs large 2 % (each block reads and writes the kernel's gradient once more).
 constexpr ptrdiff_t kMostRows = kChunk;
+constexpr ptrdiff_t kLeastRows = 96;
+constexpr ptrdiff_t kMostPanelBytes = ptrdiff_t{960} << 10;
 // Weight gradients are summed in this many lanes at most, each of at least kMostRows rows.
 constexpr ptrdiff_t kMostLanes = 16;
 // What all lanes together may take, though two or more are used whatever they take.
@@ -374,7 +377,9 @@ void Layout::size_blocks(size_t bytes) {
   };
   // Whole tiles of 12 rows.
   brief_rows = std::max<ptrdiff_t>(fit(brief_width + outside, 48) / 12 * 12, 12);
-  kept_rows = kMostRows;
+  const ptrdiff_t panels = kept_width + grad_width + 2 * masked_width + joined_width;
+  const ptrdiff_t rows = kMostPanelBytes / static_cast<ptrdiff_t>(bytes) / std::max<ptrdiff_t>(panels, 1);
+  kept_rows = std::clamp(rows / 16 * 16, kLeastRows, kMostRows);
   // Absurdly wide plans: bounded scratch matters more than speed.
   const ptrdiff_t most = (ptrdiff_t{64} << 20) / static_cast<ptrdiff_t>(bytes);
   brief_rows = std::max<ptrdiff_t>(1, std::min(brief_rows, most / std::max<ptrdiff_t>(brief_width, 1)));

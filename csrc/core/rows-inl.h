@@ -1,4 +1,4 @@
-// Everything that is not a product: merges, operations over a row, mixtures, sums down columns. Plain loops
+// Everything that is not a product: merges, operations over a row, mixtures. Plain loops
 // that the compiler vectorizes for the ISA of the unit that includes this file.
 
 namespace fusedsplit {
@@ -40,44 +40,6 @@ void copy_rows(ptrdiff_t m, ptrdiff_t n, const T* x, ptrdiff_t ldx, T* y, ptrdif
     } else {
       __builtin_memcpy(y, x, static_cast<size_t>(n) * sizeof(T));
     }
-  }
-}
-
-// Sums of a strip of columns, four rows in flight.
-template <class T, int NV>
-FUSEDSPLIT_INLINE void column_strip(ptrdiff_t m, const T* z, ptrdiff_t ldz, T* sums, bool add) {
-  Vec<T> acc[4][NV] = {};
-  ptrdiff_t i = 0;
-  for (; i + 4 <= m; i += 4, z += 4 * ldz)
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) acc[r][v] = acc[r][v] + load(z + r * ldz + v * kLanes<T>);
-  for (; i < m; ++i, z += ldz)
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) acc[0][v] = acc[0][v] + load(z + v * kLanes<T>);
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; ++v) {
-    const Vec<T> sum = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
-    T* to = sums + v * kLanes<T>;
-    store(to, add ? load(to) + sum : sum);
-  }
-}
-
-// At most kChunk rows: the order of the sums is fixed by the rows alone.
-template <class T>
-void column_sums(ptrdiff_t m, ptrdiff_t n, const T* z, ptrdiff_t ldz, T* sums, bool add) {
-  constexpr ptrdiff_t kWide = kLanes<T>;
-  ptrdiff_t j = 0;
-  for (; j + 2 * kWide <= n; j += 2 * kWide) column_strip<T, 2>(m, z + j, ldz, sums + j, add);
-  for (; j + kWide <= n; j += kWide) column_strip<T, 1>(m, z + j, ldz, sums + j, add);
-  for (; j < n; ++j) {
-    T part[4] = {};
-    const ptrdiff_t fours = m / 4 * 4;
-    for (ptrdiff_t i = 0; i < fours; ++i) part[i % 4] += z[i * ldz + j];
-    for (ptrdiff_t i = fours; i < m; ++i) part[0] += z[i * ldz + j];
-    const T sum = (part[0] + part[1]) + (part[2] + part[3]);
-    sums[j] = add ? sums[j] + sum : sum;
   }
 }
 

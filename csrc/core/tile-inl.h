@@ -7,6 +7,10 @@
 namespace fusedsplit {
 namespace {
 
+constexpr ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+constexpr ptrdiff_t min_of(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+constexpr ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+
 template <class T>
 struct TileArgs {
   ptrdiff_t k;       // terms of this chunk

@@ -7,6 +7,8 @@
 #include "kernels.h"
 #include "tile-inl.h"
 // After the tiles:
+#include "columns-inl.h"
+// After the sums:
 #include "gemm-inl.h"
 // After the products:
 #include "rows-inl.h"

@@ -100,8 +100,11 @@ def test_denormals_are_flushed_whoever_computes(isa):
     assert np.float32(1e-30) * np.float32(1e-10) > 0
 
 
-def test_bounds_of_memory():
-    made = program(split_dense_plan(128, [64] * 4, [64] * 4, LINEAR, RELU), np.float32)
+@pytest.mark.parametrize(
+    ("inputs", "widths"), [(128, [64] * 4), (64, [32] * 16), (512, [128] * 8)], ids=["med", "wide", "large"]
+)
+def test_bounds_of_memory(inputs, widths):
+    made = program(split_dense_plan(inputs, widths, widths, LINEAR, RELU), np.float32)
     assert made.scratch_bytes <= 1 << 20
     assert made.workspace_bytes(1 << 18) <= made.workspace_bytes(1 << 14)
     assert made.saved_size(0) == 0
