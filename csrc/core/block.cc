@@ -47,6 +47,39 @@ bool only_pre(const Block<T>& block, const Step& step) {
   return block.recomputes && writes_output(*block.layout, step);
 }
 
+// The part that a node's product takes in a Merge, if it takes one.
+template <class T>
+void fold_product(const Block<T>& block, const Node& node, Gemm<T>* g) {
+  if (node.fold < 0 || !block.in_turn) return;
+  const Fold& fold = block.layout->folds[static_cast<size_t>(node.fold)];
+  const Node& merge = block.layout->nodes[fold.merge];
+  if (!has_work(block, merge)) return;
+  size_t t = 0;
+  while (block.layout->nodes.data() + fold.terms[t].writer != &node) ++t;
+  const Source& own = merge.step.sources[fold.terms[t].source];
+  const Rows<T> y = block.value(merge.step.dst);
+  g->fold.op = static_cast<int>(merge.step.merge_op);
+  g->fold.scale = static_cast<T>(own.scale);
+  g->fold.y = y.data;
+  g->fold.ldy = y.ld;
+  g->fold.relu = t + 1 == fold.terms.size() && merge.step.activation.kind == ActivationKind::kRelu;
+  if (t == 1 && fold.terms[0].writer < 0) {
+    const Source& first = merge.step.sources[fold.terms[0].source];
+    const Rows<T> x = block.value(first.range);
+    g->fold.with = x.data;
+    g->fold.ldwith = x.ld;
+    g->fold.with_scale = static_cast<T>(first.scale);
+  } else if (t > 0) {
+    g->fold.with = y.data;
+    g->fold.ldwith = y.ld;
+  }
+  g->fold.only = node.elided && !block.keeps;
+  if (g->fold.only) {
+    g->c = y.data;
+    g->ldc = y.ld;
+  }
+}
+
 template <class T>
 void run_dense(const Block<T>& block, const Node& node) {
   const Step& step = node.step;
@@ -85,6 +118,7 @@ void run_dense(const Block<T>& block, const Node& node) {
       g.ldpre = pre.ld;
     }
   }
+  fold_product(block, node, &g);
   block.kernels->gemm(g);
 }
 
@@ -220,10 +254,12 @@ void run_node(const Block<T>& block, const Node& node) {
 }
 
 template <class T>
-void run_nodes(const Block<T>& block) {
+void run_nodes(Block<T> block) {
+  block.in_turn = true;
   const Layout& layout = *block.layout;
   for (size_t i = 0; i < layout.nodes.size(); ++i) {
     const Node& node = layout.nodes[i];
+    if (node.folded) continue;
     if (node.join < 0 || !block.tensors->joined) {
       run_node(block, node);
     } else if (const Join& join = layout.joins[static_cast<size_t>(node.join)]; join.nodes[0] == i) {
@@ -275,7 +311,7 @@ void pack_node(const Kernels<T>& kernels, const Layout& layout, const Node& node
   template MergeRows<T> merge_of<T>(const Block<T>&, const Node&);                                    \
   template MixRows<T> mix_of<T>(const Block<T>&, const Node&);                                        \
   template void run_node<T>(const Block<T>&, const Node&);                                            \
-  template void run_nodes<T>(const Block<T>&);                                                        \
+  template void run_nodes<T>(Block<T>);                                                               \
   template void pack_join<T>(const Kernels<T>&, const Layout&, const Join&, const T* const*, T*, T*); \
   template void pack_node<T>(const Kernels<T>&, const Layout&, const Node&, const T* const*, bool, T*);
 FUSEDSPLIT_FOR_TYPE(float)

@@ -69,6 +69,7 @@ struct Block {
   T* panels = nullptr;
   bool keeps = false;       // panels are laid out, and filled, for backward
   bool recomputes = false;  // outputs are there already and must not be written
+  bool in_turn = false;     // runs through all nodes in turn, so that some may do the work of others
   Temporaries<T> temporaries;
 
   // Where columns from `column` of a value are. Whoever writes through it knows that it may.
@@ -118,9 +119,9 @@ MixRows<T> mix_of(const Block<T>& block, const Node& node);
 template <class T>
 void run_node(const Block<T>& block, const Node& node);
 
-// Runs all nodes forward over the block.
+// Runs all nodes forward over the block, in turn.
 template <class T>
-void run_nodes(const Block<T>& block);
+void run_nodes(Block<T> block);
 
 // Puts the operands of a join side by side; `kernel` has room for them before they are packed.
 template <class T>

@@ -41,6 +41,10 @@ void panel_rows(const TileColumn<T>& column, ptrdiff_t m, TileArgs<T> args) {
     args.a += kColumns ? height : height * args.lda;
     args.c += height * args.ldc;
     if (args.mask) args.mask += height * args.ldmask;
+    if (args.fold) {
+      if (args.with) args.with += height * args.fold->ldwith;
+      args.y += height * args.fold->ldy;
+    }
   }
 }
 
@@ -52,6 +56,22 @@ void panel_activation(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t width) {
     for (ptrdiff_t i = 0; i < g.m; ++i)
       __builtin_memcpy(g.pre + i * g.ldpre + column, c + i * g.ldc, static_cast<size_t>(width) * sizeof(T));
   activate<T>(g.activation, g.alpha, g.m, width, c, g.ldc);
+}
+
+// The fold of a panel that is in the level-1 cache, where its activation kept tiles from doing it in registers.
+template <class T>
+void panel_fold(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t width) {
+  const FoldRows<T>& fold = g.fold;
+  const Vec<T> scale = set1(fold.scale), with_scale = set1(fold.with_scale);
+  for (ptrdiff_t i = 0; i < g.m; ++i)
+    for (ptrdiff_t j = 0; j < width; j += kLanes<T>) {
+      const ptrdiff_t n = min_of(kLanes<T>, width - j), at = column + j;
+      Vec<T> v = scale * load_part(g.c + i * g.ldc + at, n);
+      if (fold.with)
+        v = fold_vectors<T>(fold.op, with_scale * load_part(fold.with + i * fold.ldwith + at, n), v);
+      if (fold.relu) v = select(v < zero<T>(), zero<T>(), v);
+      store_part(fold.y + i * fold.ldy + at, v, n);
+    }
 }
 
 // A product that reads A down its columns, these few of them, has chunks half as long: what a panel of B and
@@ -76,6 +96,11 @@ void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {
   args.ldc = g.ldc;
   args.last = width - (vectors - 1) * kWide;
   args.ldmask = g.ldmask;
+  const bool folds = g.fold.y && in_registers;
+  if (folds) {
+    args.with = g.fold.with ? g.fold.with + column : nullptr;
+    args.y = g.fold.y + column;
+  }
   const T* b = g.packed ? g.b + column * g.k : g.b + column;
   // Whole vectors may be loaded up to the row from which they would reach beyond the end of B.
   ptrdiff_t full = g.k;
@@ -95,11 +120,13 @@ void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {
     args.add = begun || g.add;
     args.relu = last && in_registers && g.activation == kReluKind;
     args.mask = last && g.mask ? g.mask + column : nullptr;
+    args.fold = last && folds ? &g.fold : nullptr;
     panel_rows<T, kColumns>(tile_column<T, kColumns>(vectors), g.m, args);
     begun = true;
     if (last) break;
   }
   if (!in_registers) panel_activation(g, column, width);
+  if (g.fold.y && !folds) panel_fold(g, column, width);
 }
 
 template <class T>
@@ -248,6 +275,7 @@ void gemm_dot(const Gemm<T>& g) {
     dot_finish(g, row, rows, sums);
   }
   if (g.activation != kLinearKind || g.pre) panel_activation(g, 0, g.n);
+  if (g.fold.y) panel_fold(g, 0, g.n);
 }
 
 // B by panels, each k x padded width, so that a tile reads it front to back; the padding is zero. B of a

@@ -18,6 +18,21 @@ constexpr ptrdiff_t kPad = 16;
 // along the columns would be nearly empty.
 constexpr ptrdiff_t kDotMaxColumns = 4;
 
+// A Merge that takes a product's result C on its way to memory: y = fold(op, with_scale * with, scale * C), or
+// without `with` scale * C alone.
+template <class T>
+struct FoldRows {
+  int op = 0;  // a sum or a product
+  T scale = 1;
+  const T* with = nullptr;  // m x n: what was folded before; may be y
+  ptrdiff_t ldwith = 0;
+  T with_scale = 1;
+  bool relu = false;  // of the Merge, once its last source is there
+  T* y = nullptr;     // null: there is no Merge
+  ptrdiff_t ldy = 0;
+  bool only = false;  // C itself is not wanted: from the registers to y
+};
+
 // One matrix product, the only one of the core:  C (m x n) = act(A B + bias), or C += A B.
 //
 // For one element the sequence of operations depends on n and k alone, never on m or on where the element
@@ -48,6 +63,7 @@ struct Gemm {
   ptrdiff_t ldmask = 0;
   T* sums = nullptr;  // of gemm_tn: where to put the sums of B's columns as well; null: nowhere
   bool add_sums = false;
+  FoldRows<T> fold;
 };
 
 // A source of a merge, and where its gradient goes. ld is 0 for no step between rows; a source of width 1 is

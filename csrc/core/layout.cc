@@ -1,8 +1,6 @@
 #include "layout.h"
 
 #include <algorithm>
-#include <map>
-#include <tuple>
 
 #include "kernels.h"
 
@@ -81,6 +79,7 @@ Layout::Layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
   place_values(sliced.values, unit);
   place_nodes(unit);
   find_joins(unit);
+  find_folds();
   place_params(plan);
   order_gradients();
   find_entries();
@@ -136,37 +135,6 @@ void Layout::place_nodes(ptrdiff_t unit) {
       if (step.merge_op == MergeOp::kMul) max_suffix = std::max(max_suffix, count * kMergeTile);
       max_merge = std::max(max_merge, step.dst.width());
     }
-  }
-}
-
-void Layout::find_joins(ptrdiff_t unit) {
-  // Wider ones waste little of their last vector.
-  const ptrdiff_t widest = 2 * unit;
-  const auto vectors = [unit](ptrdiff_t n) { return (n + unit - 1) / unit; };
-  std::map<std::tuple<int, ptrdiff_t, ptrdiff_t>, Join> by_source;
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    const Step& step = nodes[i].step;
-    if (step.kind != StepKind::kDense || step.point >= 0 || step.dst.width() > widest) continue;
-    const Range& source = step.sources[0].range;
-    by_source[{source.value, source.start, source.stop}].nodes.push_back(i);
-  }
-  for (auto& [source, join] : by_source) {
-    ptrdiff_t apart = 0;
-    for (size_t i : join.nodes) {
-      const ptrdiff_t n = nodes[i].step.dst.width();
-      apart += vectors(n);
-      join.n += n;
-    }
-    if (join.nodes.size() < 2 || vectors(join.n) >= apart) continue;
-    join.k = std::get<2>(source) - std::get<1>(source);
-    const ptrdiff_t padded = round_up(join.n, kPad);
-    join.packed = joined_size;
-    join.bias = joined_size + join.k * padded;
-    joined_size = join.bias + padded;
-    joined_width = std::max(joined_width, padded);
-    join_kernel = std::max(join_kernel, round_up(join.k * join.n, kPad));
-    for (size_t i : join.nodes) nodes[i].join = static_cast<int>(joins.size());
-    joins.push_back(std::move(join));
   }
 }
 
@@ -267,28 +235,6 @@ void Layout::find_entries() {
   entries.resize(kept);
 }
 
-// Where a relu's output is read once, as a whole, by a Dense, that product's epilogue applies its
-// derivative.
-void Layout::find_masks() {
-  std::vector<int> reads(places.size());
-  std::vector<ptrdiff_t> writer(places.size(), -1);
-  for (size_t n = 0; n < nodes.size(); ++n) {
-    for (const Source& s : nodes[n].step.sources) ++reads[static_cast<size_t>(s.range.value)];
-    writer[static_cast<size_t>(nodes[n].step.dst.value)] = static_cast<ptrdiff_t>(n);
-  }
-  for (Node& node : nodes) {
-    const Range& r = node.step.sources[0].range;
-    const size_t v = static_cast<size_t>(r.value);
-    if (node.step.kind != StepKind::kDense || node.step.point >= 0 || places[v].role != Role::kHidden)
-      continue;
-    if (reads[v] != 1 || r.width() != places[v].width || writer[v] < 0) continue;
-    Node& from = nodes[static_cast<size_t>(writer[v])];
-    const bool relu = (from.step.kind == StepKind::kDense || from.step.kind == StepKind::kMerge) &&
-                      from.step.activation.kind == ActivationKind::kRelu;
-    if (relu && from.step.dst.width() == places[v].width) from.masked = node.masks = true;
-  }
-}
-
 void Layout::find_chains() {
   for (size_t n = 0; n < nodes.size(); ++n) {
     if (stages.size() <= static_cast<size_t>(nodes[n].stage)) stages.emplace_back();
@@ -330,12 +276,17 @@ void Layout::reuse_panels() {
       if (first[v] < 0) first[v] = n;
       last[v] = n;
     };
+    const int fold = nodes[static_cast<size_t>(n)].fold;
+    if (fold >= 0) touch(nodes[folds[static_cast<size_t>(fold)].merge].step.dst.value);
     touch(nodes[static_cast<size_t>(n)].step.dst.value);
     const int join = nodes[static_cast<size_t>(n)].join;
     if (join >= 0)  // all of it is written where the first of it is
       for (size_t i : joins[static_cast<size_t>(join)].nodes) touch(nodes[i].step.dst.value);
     for (const Source& s : nodes[static_cast<size_t>(n)].step.sources) touch(s.range.value);
   }
+  std::vector<char> elided(places.size());
+  for (const Node& node : nodes)
+    if (node.elided) elided[static_cast<size_t>(node.step.dst.value)] = 1;
   PanelPool values, grads;
   // Gradients of outputs, and those that start as zeros, are filled before the first node runs.
   for (size_t v = 0; v < places.size(); ++v) {
@@ -348,7 +299,7 @@ void Layout::reuse_panels() {
   std::stable_sort(starts.begin(), starts.end(), [&](size_t a, size_t b) { return first[a] < first[b]; });
   std::stable_sort(ends.begin(), ends.end(), [&](size_t a, size_t b) { return last[a] > last[b]; });
   for (size_t v : starts)
-    if (places[v].role == Role::kHidden && first[v] >= 0)
+    if (places[v].role == Role::kHidden && first[v] >= 0 && !elided[v])
       places[v].brief = values.take(places[v].ld, first[v], last[v]);
   for (size_t v : ends)
     if (places[v].role == Role::kHidden && first[v] >= 0 && !places[v].grad_zeroed)

@@ -51,6 +51,17 @@ struct Join {
   ptrdiff_t bias = 0;    // and its biases
 };
 
+// A Merge that is computed, source by source, by the products that write its sources, where blocks of rows run
+// through all nodes in turn.
+struct Fold {
+  struct Term {
+    size_t source = 0;      // of the Merge
+    ptrdiff_t writer = -1;  // the node whose product it is; -1: only the first term, which is there already
+  };
+  size_t merge = 0;         // the node
+  std::vector<Term> terms;  // as they are folded, which is the order of the sources and of their writers
+};
+
 // Nodes [begin, end) of one chain.
 struct Chain {
   size_t begin = 0;
@@ -66,6 +77,7 @@ struct Layout {
   std::vector<ParamPlace> params;
   std::vector<Entry> entries;
   std::vector<Join> joins;
+  std::vector<Fold> folds;
   std::vector<std::vector<Chain>> stages;
   bool parallel_gradients = true;  // the chains of a stage may run backward at the same time
   ptrdiff_t kept_width = 0;        // elements per row of all that is kept for backward
@@ -91,6 +103,9 @@ struct Layout {
   void place_values(const std::vector<Value>& values, ptrdiff_t unit);
   void place_nodes(ptrdiff_t unit);
   void find_joins(ptrdiff_t unit);
+  void find_folds();
+  ptrdiff_t product_of(const Range& range, size_t end) const;
+  std::vector<Fold::Term> fold_terms(size_t merge) const;
   void place_params(const Plan& plan);
   void order_gradients();
   void find_entries();

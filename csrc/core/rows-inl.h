@@ -19,7 +19,6 @@ double spin_fma(ptrdiff_t rounds, T* sink) {
   return 2.0 * static_cast<double>(rounds * kSums * kLanes<T>);
 }
 
-enum MergeOpCode { kOpAdd, kOpMul, kOpMax, kOpMin };
 enum RowOpCode { kRowSoftmax, kRowMean, kRowMax };
 
 template <class T>

@@ -152,6 +152,28 @@ void check_direction(const Plan& plan, Case* c, std::vector<double>* array, cons
   expect(best <= 1e-4 * (size + 1), what + ": derivative off by " + std::to_string(best));
 }
 
+// The same bits, also where there are NaNs.
+template <class T>
+bool same_bits(const std::vector<std::vector<T>>& a, const std::vector<std::vector<T>>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& x, const auto& y) {
+    return x.size() == y.size() && (x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(T)) == 0);
+  });
+}
+
+// How much the outputs change, relative to their sizes, when all that goes in changes by a few roundings of
+// float: towers of exponentials magnify them.
+double sensitivity(const Plan& plan, const Case& c, const std::vector<std::vector<double>>& plain,
+                   std::mt19937* random) {
+  Case moved = c;
+  for (auto* arrays : {&moved.inputs, &moved.params})
+    for (auto& array : *arrays)
+      for (double& x : array) x *= 1 + 0x1p-23 * static_cast<double>(static_cast<int>((*random)() % 5) - 2);
+  const auto outputs = run_plainly(plan, moved);
+  double worst = 0;
+  for (size_t o = 0; o < plain.size(); ++o) worst = std::max(worst, difference(outputs[o], plain[o]));
+  return worst;
+}
+
 template <class T>
 void check_bits(const Plan& plan, const Program<T>& program, const Case& c, Run<T>* run,
                 const std::string& what) {
@@ -162,9 +184,9 @@ void check_bits(const Plan& plan, const Program<T>& program, const Case& c, Run<
   for (int count : {1, 2, 5}) {
     set_threads(count);
     run->forward(program, false);
-    expect(run->outputs.arrays == outputs, what + ": outputs depend on threads or on saving");
+    expect(same_bits(run->outputs.arrays, outputs), what + ": outputs depend on threads or on saving");
     run->backward(program, false);
-    expect(run->input_grads.arrays == input_grads && run->param_grads.arrays == param_grads,
+    expect(same_bits(run->input_grads.arrays, input_grads) && same_bits(run->param_grads.arrays, param_grads),
            what + ": gradients depend on threads or on saving");
   }
   set_threads(before);
@@ -214,7 +236,9 @@ void check_plan_once(std::mt19937* random, int number) {
   for (const auto& y : run.outputs.arrays)
     for (float v : y)
       if (!std::isfinite(v)) return;
-  compare(run.outputs, plain, 3e-5, what + " float output");
+  // Sums round more often than what goes into them.
+  const double bound = std::max(3e-5, 16 * sensitivity(plan, c, plain, random));
+  compare(run.outputs, plain, bound, what + " float output");
   check_bits(plan, narrow, c, &run, what + " float");
 }
 
@@ -239,13 +263,9 @@ void check_callers(std::mt19937* random, int plans) {
       for (int i = 0; i < kCalls; ++i) {
         run.forward(program, i % 2 == 0);
         run.backward(program, i % 2 == 0);
-        const auto same = [](const Buffers<float>& a, const Buffers<float>& b) {
-          return std::equal(
-              a.arrays.begin(), a.arrays.end(), b.arrays.begin(), [](const auto& x, const auto& y) {
-                return x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
-              });
-        };
-        if (!same(run.outputs, alone.outputs) || !same(run.param_grads, alone.param_grads)) ++wrong;
+        const bool same = same_bits(run.outputs.arrays, alone.outputs.arrays) &&
+                          same_bits(run.param_grads.arrays, alone.param_grads.arrays);
+        if (!same) ++wrong;
       }
     };
     for (int count : {1, 2, 3, kCallers}) {

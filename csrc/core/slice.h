@@ -18,6 +18,9 @@ struct Node {
   ptrdiff_t column = 0;  // the columns of its params that it uses begin here
   ptrdiff_t pre = -1;    // panel for what the activation was applied to; -1: not needed
   ptrdiff_t pre_ld = 0;
+  int fold = -1;               // the fold that takes its result straight from the product; -1: none
+  bool folded = false;         // a Merge that a fold computes
+  bool elided = false;         // with its fold at inference: nobody else needs its result
   int join = -1;               // its group among the products that are computed as one; -1: none
   ptrdiff_t packed = 0;        // its kernel in the packed operands, forward and backward
   std::vector<char> grad_add;  // for each source: whether its gradient adds to what is there

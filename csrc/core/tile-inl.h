@@ -11,6 +11,8 @@ constexpr ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b;
 constexpr ptrdiff_t min_of(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 constexpr ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 
+enum MergeOpCode { kOpAdd, kOpMul, kOpMax, kOpMin };
+
 template <class T>
 struct TileArgs {
   ptrdiff_t k;       // terms of this chunk
@@ -27,6 +29,9 @@ struct TileArgs {
   bool relu;
   const T* mask;
   ptrdiff_t ldmask;
+  const FoldRows<T>* fold;  // null: none, or later
+  const T* with;            // where this tile finds and puts what the fold is about
+  T* y;
 };
 
 template <class T>
@@ -78,7 +83,39 @@ FUSEDSPLIT_INLINE void for_tile(Vec<T> (&acc)[MR][NV], ptrdiff_t last, F f) {
   }
 }
 
+// Sums and products alone: with all four, code would grow by another quarter, and maxima gained nothing.
+template <class T>
+FUSEDSPLIT_INLINE Vec<T> fold_vectors(int op, Vec<T> a, Vec<T> b) {
+  return op == kOpAdd ? a + b : a * b;
+}
+
 template <class T, int MR, int NV>
+FUSEDSPLIT_INLINE void tile_fold_with(const TileArgs<T>& t, int op, Vec<T> (&acc)[MR][NV]) {
+  const Vec<T> scale = set1(t.fold->with_scale);
+  const ptrdiff_t ld = t.fold->ldwith;
+  for_tile<T>(acc, t.last, [&](Vec<T>& v, int i, ptrdiff_t at, ptrdiff_t n) __attribute__((always_inline)) {
+    v = fold_vectors<T>(op, scale * load_part(t.with + i * ld + at, n), v);
+  });
+}
+
+template <class T, int MR, int NV>
+FUSEDSPLIT_INLINE void tile_fold(const TileArgs<T>& t, Vec<T> (&acc)[MR][NV]) {
+  const FoldRows<T>& fold = *t.fold;
+  const Vec<T> scale = set1(fold.scale);
+  for_tile<T>(acc, kLanes<T>,
+              [&](Vec<T>& v, int, ptrdiff_t, ptrdiff_t) __attribute__((always_inline)) { v = scale * v; });
+  if (fold.with && fold.op == kOpAdd) tile_fold_with<T, MR, NV>(t, kOpAdd, acc);
+  if (fold.with && fold.op == kOpMul) tile_fold_with<T, MR, NV>(t, kOpMul, acc);
+  if (fold.relu)
+    for_tile<T>(acc, kLanes<T>, [&](Vec<T>& v, int, ptrdiff_t, ptrdiff_t) __attribute__((always_inline)) {
+      v = select(v < zero<T>(), zero<T>(), v);
+    });
+  for_tile<T>(acc, t.last, [&](Vec<T>& v, int i, ptrdiff_t at, ptrdiff_t n) __attribute__((always_inline)) {
+    store_part(t.y + i * fold.ldy + at, v, n);
+  });
+}
+
+template <class T, int MR, int NV, bool kColumns>
 FUSEDSPLIT_INLINE void tile_finish(const TileArgs<T>& t, Vec<T> (&acc)[MR][NV]) {
   if (t.add)
     for_tile<T>(acc, t.last, [&](Vec<T>& v, int i, ptrdiff_t at, ptrdiff_t n) __attribute__((always_inline)) {
@@ -93,9 +130,15 @@ FUSEDSPLIT_INLINE void tile_finish(const TileArgs<T>& t, Vec<T> (&acc)[MR][NV]) 
       // A factor, not a choice: as in TensorFlow a NaN or an infinity that is masked gives NaN.
       v = v * select(load_part(t.mask + i * t.ldmask + at, n) > zero<T>(), set1(T(1)), zero<T>());
     });
+  if constexpr (!kColumns) {
+    if (t.fold && t.fold->only) return tile_fold<T, MR, NV>(t, acc);
+  }
   for_tile<T>(acc, t.last, [&](Vec<T>& v, int i, ptrdiff_t at, ptrdiff_t n) __attribute__((always_inline)) {
     store_part(t.c + i * t.ldc + at, v, n);
   });
+  if constexpr (!kColumns) {
+    if (t.fold) tile_fold<T, MR, NV>(t, acc);
+  }
 }
 
 // kColumns: A is k x m, else m x k.
@@ -135,7 +178,7 @@ void tile(const TileArgs<T>& t) {
       terms[j] = j + 1 < NV ? load(b + j * kWide) : load_part(b + j * kWide, t.last);
     tile_term<T, MR, NV, kColumns>(acc, group, lda, k, terms);
   }
-  tile_finish<T, MR, NV>(t, acc);
+  tile_finish<T, MR, NV, kColumns>(t, acc);
 }
 
 // The tiles of the unit, as data: for a panel of `vectors` columns, the tallest tile and one for each

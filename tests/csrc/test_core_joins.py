@@ -49,6 +49,7 @@ def experts(inputs: int, count: int, units: int) -> Plan:
 
 PLANS = {
     "two heads": heads(40, [20, 20], [LINEAR, LINEAR]),
+    "two scalars": heads(64, [1, 2], [TANH, RELU]),
     "thin": heads(77, [4, 8, 1, 3, 13], [LINEAR, TANH, RELU, GELU, Activation("softplus")]),
     "long": heads(700, [4, 4, 20], [RELU, GELU, LINEAR]),
     "experts": experts(33, 7, 5),

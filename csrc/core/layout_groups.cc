@@ -1,0 +1,148 @@
+// What of a layout is computed together: joins, folds, and derivatives in a product's epilogue.
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "kernels.h"
+#include "layout.h"
+
+namespace fusedsplit {
+namespace {
+
+ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) / unit * unit; }
+
+bool at_most_relu(const Activation& activation) {
+  return activation.kind == ActivationKind::kLinear || activation.kind == ActivationKind::kRelu;
+}
+
+// Those that units fold, which also commute.
+bool foldable(MergeOp op) { return op == MergeOp::kAdd || op == MergeOp::kMul; }
+
+// The last of the nodes before `end` that writes columns of a range; -1: none, it is an input's.
+ptrdiff_t last_writer(const std::vector<Node>& nodes, size_t end, const Range& r) {
+  ptrdiff_t last = -1;
+  for (size_t n = 0; n < end; ++n) {
+    const Range& dst = nodes[n].step.dst;
+    if (dst.value == r.value && dst.start < r.stop && r.start < dst.stop) last = static_cast<ptrdiff_t>(n);
+  }
+  return last;
+}
+
+}  // namespace
+
+void Layout::find_joins(ptrdiff_t unit) {
+  // Wider ones waste little of their last vector.
+  const ptrdiff_t widest = 2 * unit;
+  const auto vectors = [unit](ptrdiff_t n) { return (n + unit - 1) / unit; };
+  std::map<std::tuple<int, ptrdiff_t, ptrdiff_t>, Join> by_source;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const Step& step = nodes[i].step;
+    if (step.kind != StepKind::kDense || step.point >= 0 || step.dst.width() > widest) continue;
+    const Range& source = step.sources[0].range;
+    by_source[{source.value, source.start, source.stop}].nodes.push_back(i);
+  }
+  for (auto& [source, join] : by_source) {
+    ptrdiff_t apart = 0;
+    for (size_t i : join.nodes) {
+      const ptrdiff_t n = nodes[i].step.dst.width();
+      apart += vectors(n);
+      join.n += n;
+    }
+    // So few columns are sums over partial sums, not panels.
+    if (join.n <= kDotMaxColumns) continue;
+    if (join.nodes.size() < 2 || vectors(join.n) >= apart) continue;
+    join.k = std::get<2>(source) - std::get<1>(source);
+    const ptrdiff_t padded = round_up(join.n, kPad);
+    join.packed = joined_size;
+    join.bias = joined_size + join.k * padded;
+    joined_size = join.bias + padded;
+    joined_width = std::max(joined_width, padded);
+    join_kernel = std::max(join_kernel, round_up(join.k * join.n, kPad));
+    for (size_t i : join.nodes) nodes[i].join = static_cast<int>(joins.size());
+    joins.push_back(std::move(join));
+  }
+}
+
+// The node whose product is exactly this range of a hidden value, and free to be folded; -1: none.
+ptrdiff_t Layout::product_of(const Range& range, size_t end) const {
+  for (size_t n = 0; n < end; ++n) {
+    const Node& node = nodes[n];
+    const Range& dst = node.step.dst;
+    const bool same = dst.value == range.value && dst.start == range.start && dst.stop == range.stop;
+    const bool hidden = places[static_cast<size_t>(dst.value)].role == Role::kHidden;
+    if (same && hidden && node.step.kind == StepKind::kDense && node.join < 0 && node.fold < 0)
+      return static_cast<ptrdiff_t>(n);
+  }
+  return -1;
+}
+
+// The terms of a Merge, if those who write its sources can fold them; else none. Only the first may be something
+// else than a product, and writers must run in the order of the sources, of which two may change places.
+std::vector<Fold::Term> Layout::fold_terms(size_t merge) const {
+  const Step& step = nodes[merge].step;
+  const bool plain = step.kind == StepKind::kMerge && foldable(step.merge_op) &&
+                     step.gain.kind == OperandKind::kNone && step.shift.kind == OperandKind::kNone &&
+                     at_most_relu(step.activation);
+  if (!plain) return {};
+  std::vector<Fold::Term> terms;
+  for (size_t s = 0; s < step.sources.size(); ++s) {
+    const Range& range = step.sources[s].range;
+    if (range.width() != step.dst.width()) return {};
+    terms.push_back({s, product_of(range, merge)});
+  }
+  if (terms.size() == 2 && terms[1].writer < terms[0].writer) std::swap(terms[0], terms[1]);
+  if (terms.back().writer < 0) return {};
+  ptrdiff_t before = last_writer(nodes, merge, step.sources[terms[0].source].range);
+  for (size_t t = 1; t < terms.size(); ++t) {
+    if (terms[t].writer <= before) return {};
+    before = terms[t].writer;
+  }
+  return terms;
+}
+
+void Layout::find_folds() {
+  std::vector<int> reads(places.size());
+  for (const Node& node : nodes)
+    for (const Source& s : node.step.sources) ++reads[static_cast<size_t>(s.range.value)];
+  for (size_t m = 0; m < nodes.size(); ++m) {
+    Fold fold{m, fold_terms(m)};
+    if (fold.terms.empty()) continue;
+    for (const Fold::Term& term : fold.terms) {
+      if (term.writer < 0) continue;
+      Node& node = nodes[static_cast<size_t>(term.writer)];
+      const Step& step = node.step;
+      const size_t v = static_cast<size_t>(step.dst.value);
+      node.fold = static_cast<int>(folds.size());
+      // The unit does it in registers, in one chunk of K.
+      node.elided = at_most_relu(step.activation) && step.sources[0].range.width() <= kChunk &&
+                    step.dst.width() > kDotMaxColumns && places[v].role == Role::kHidden && reads[v] == 1 &&
+                    step.dst.width() == places[v].width;
+    }
+    nodes[m].folded = true;
+    folds.push_back(std::move(fold));
+  }
+}
+
+// Where a relu's output is read once, as a whole, by a Dense, that product's epilogue applies its
+// derivative.
+void Layout::find_masks() {
+  std::vector<int> reads(places.size());
+  std::vector<ptrdiff_t> writer(places.size(), -1);
+  for (size_t n = 0; n < nodes.size(); ++n) {
+    for (const Source& s : nodes[n].step.sources) ++reads[static_cast<size_t>(s.range.value)];
+    writer[static_cast<size_t>(nodes[n].step.dst.value)] = static_cast<ptrdiff_t>(n);
+  }
+  for (Node& node : nodes) {
+    const Range& r = node.step.sources[0].range;
+    const size_t v = static_cast<size_t>(r.value);
+    if (node.step.kind != StepKind::kDense || node.step.point >= 0 || places[v].role != Role::kHidden)
+      continue;
+    if (reads[v] != 1 || r.width() != places[v].width || writer[v] < 0) continue;
+    Node& from = nodes[static_cast<size_t>(writer[v])];
+    const bool relu = (from.step.kind == StepKind::kDense || from.step.kind == StepKind::kMerge) &&
+                      from.step.activation.kind == ActivationKind::kRelu;
+    if (relu && from.step.dst.width() == places[v].width) from.masked = node.masks = true;
+  }
+}
+
+}  // namespace fusedsplit
