@@ -22,7 +22,14 @@ class Generator {
     const int inputs = 1 + pick(2), hidden = pick(6), outputs = 1 + pick(2);
     points_ = pick(3);
     for (int i = 0; i < inputs; ++i) add_value(width(), 0);
-    for (int i = 0; i < hidden + outputs; ++i) write_value(i < hidden ? 1 : 2);
+    for (int i = 0; i < hidden + outputs; ++i) {
+      const int role = i < hidden ? 1 : 2;
+      if (pick(4)) {
+        write_value(role);
+      } else {
+        write_merged(role);
+      }
+    }
     std::vector<int64_t> code{kPlanVersion, points_, count(values_, 2), params_count_, steps_count_};
     for (const auto* part : {&values_, &params_, &steps_})
       code.insert(code.end(), part->begin(), part->end());
@@ -58,6 +65,33 @@ class Generator {
     }
   }
 
+  // Branches of equal width, merged.
+  void write_merged(int64_t role) {
+    const int64_t w = width();
+    const int branches = 1 + pick(3);
+    std::vector<int64_t> sources;
+    for (int i = 0; i < branches; ++i) {
+      const int64_t value = count(values_, 2);
+      add_value(w, 1);
+      if (pick(5)) {
+        dense(value, value, 0, w);
+        ++steps_count_;
+      } else {
+        write_range(value, value, 0, w);
+      }
+      sources.insert(sources.end(), {value, 0, w, bits(pick(2) ? 1.0 : -0.8)});
+    }
+    const int64_t value = count(values_, 2);
+    add_value(w, role);
+    add({1, pick(4), branches});
+    add(sources);
+    operand(w);
+    operand(w);
+    activation();
+    add({value, 0, w});
+    ++steps_count_;
+  }
+
   void write_range(int64_t readable, int64_t value, int64_t start, int64_t stop) {
     const int kind = pick(8);
     if (kind < 4 || !others(readable, value, start, stop, kind)) dense(readable, value, start, stop);
@@ -91,7 +125,7 @@ class Generator {
   void add(const std::vector<int64_t>& code) { steps_.insert(steps_.end(), code.begin(), code.end()); }
 
   void activation() {
-    const int kind = pick(static_cast<int>(ActivationKind::kCount));
+    const int kind = pick(pick(2) ? 2 : static_cast<int>(ActivationKind::kCount));
     add({kind, bits(kind == 3 ? 0.2 : kind == 4 ? 1.3 : 0.0)});
   }
 
@@ -105,16 +139,17 @@ class Generator {
   }
 
   void operand(int64_t width) {
-    const int kind = pick(3);
+    const int kind = pick(2) * (1 + pick(2));
     add({kind, kind == 1 ? param(0, width) : bits(kind == 2 ? 0.7 : 0)});
   }
 
   bool others(int64_t readable, int64_t value, int64_t start, int64_t stop, int kind) {
     const int64_t w = stop - start;
-    if (kind == 7 || source(readable, w).empty()) return row_or_mix(readable, value, start, stop);
+    const auto first = source(readable, w);
+    if (kind == 7 || first.empty()) return row_or_mix(readable, value, start, stop);
     if (kind == 6 && pick(2)) {
       add({2, 0});
-      add(source(readable, w));
+      add(first);
       add({value, start, stop});
       return true;
     }
