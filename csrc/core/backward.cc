@@ -24,7 +24,7 @@ Gradients<T>::Gradients(const Layout& layout, const BackwardArgs<T>& call)
 template <class T>
 T* Gradients<T>::param(const Layout& layout, int param, ptrdiff_t lane) const {
   if (lane == 0) return args->param_grads[param];
-  return lanes + (lane - 1) * layout.param_size + layout.params[static_cast<size_t>(param)].offset;
+  return lanes + (lane - 1) * layout.lane_size + layout.params[static_cast<size_t>(param)].offset;
 }
 
 template <class T>
@@ -164,11 +164,16 @@ template <class T>
 void dense_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) {
   const Step& step = node.step;
   const Rows<T> dz = step_gradient(grads, node);
-  if (grads.all->wants_param(step.kernel)) {
+  if (grads.all->wants_param(step.kernel) && !(node.later >= 0 && grads.later)) {
     kernel_gradient(grads, node, dz);
   } else if (grads.all->wants_param(step.bias)) {
     grads.block->kernels->column_sums(grads.block->rows, step.dst.width(), dz.data, dz.ld,
                                       grads.param(step.bias, node.column), grads.adds(step.bias));
+  }
+  if (grads.all->wants_param(step.kernel) && node.later >= 0 && grads.later) {
+    const Later& later = grads.block->layout->later[static_cast<size_t>(node.later)];
+    grads.block->kernels->copy(grads.block->rows, step.dst.width(), dz.data, dz.ld,
+                               grads.later + later.offset * grads.block->rows, later.ld, false);
   }
   if (grads.all->wanted[static_cast<size_t>(step.sources[0].range.value)] && !(defer && node.defers))
     source_gradient(grads, node, dz, 0, grads.block->rows);
@@ -280,16 +285,38 @@ void run_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) 
 }
 
 template <class T>
+void run_later(const std::vector<BlockGradients<T>>& blocks, const Later& later, Span rows, Span columns) {
+  for (const BlockGradients<T>& grads : blocks) {
+    const Block<T>& block = *grads.block;
+    const Node& node = block.layout->nodes[later.node];
+    const Rows<T> a = block.value(node.step.sources[0].range);
+    Gemm<T> g;
+    g.m = rows.end - rows.begin;
+    g.n = columns.end - columns.begin;
+    g.k = g.k_end = block.rows;
+    g.a = a.data + rows.begin;
+    g.lda = a.ld;
+    g.b = grads.later + later.offset * block.rows + columns.begin;
+    g.ldb = later.ld;
+    g.ldc = block.layout->params[static_cast<size_t>(node.step.kernel)].cols;
+    g.c = grads.all->args->param_grads[node.step.kernel] + rows.begin * g.ldc + node.column + columns.begin;
+    g.add = !grads.first;
+    block.kernels->gemm_tn(g);
+  }
+}
+
+template <class T>
 void run_deferred(const BlockGradients<T>& grads, const Node& node, ptrdiff_t begin, ptrdiff_t end) {
   if (!node.defers || !grads.all->wanted[static_cast<size_t>(node.step.sources[0].range.value)]) return;
   source_gradient(grads, node, grads.value(node.step.dst), begin, end);
 }
 
-#define FUSEDSPLIT_FOR_TYPE(T)                                                \
-  template struct Gradients<T>;                                               \
-  template struct BlockGradients<T>;                                          \
-  template void begin_gradients<T>(const BlockGradients<T>&);                 \
-  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool); \
+#define FUSEDSPLIT_FOR_TYPE(T)                                                                 \
+  template struct Gradients<T>;                                                                \
+  template struct BlockGradients<T>;                                                           \
+  template void begin_gradients<T>(const BlockGradients<T>&);                                  \
+  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);                  \
+  template void run_later<T>(const std::vector<BlockGradients<T>>&, const Later&, Span, Span); \
   template void run_deferred<T>(const BlockGradients<T>&, const Node&, ptrdiff_t, ptrdiff_t);
 FUSEDSPLIT_FOR_TYPE(float)
 FUSEDSPLIT_FOR_TYPE(double)

@@ -1,7 +1,7 @@
 // Times the core without TensorFlow or Python: Dense -> split -> Dense branches -> concat, forward and with
 // gradients of all weights, beside the rate of fused multiply-adds that never leave the registers.
 //
-//   bench [case...]   seed2 med wide large odd thin one d1024 d1000 scalar head;
+//   bench [case...]   seed2 med wide large odd thin one d1024 d1000 scalar huge head;
 //                     with r in front, a relu stem: rmed rwide rlarge
 //
 // FUSEDSPLIT_BENCH_ROWS=4096,512   FUSEDSPLIT_BENCH_THREADS=1,2   FUSEDSPLIT_BENCH_INPUT_GRADS=1
@@ -47,6 +47,7 @@ std::vector<Shape> shapes() {
           {"d1024", 1024, 512, equal(4, 128), equal(4, 128)},
           {"d1000", 1000, 512, equal(4, 128), equal(4, 128)},
           {"scalar", 100, 64, equal(64, 1), equal(64, 1)},
+          {"huge", 2048, 2048, equal(4, 512), equal(4, 512)},
           {"head", 128, 256, equal(4, 64), {1, 2, 3, 4}}};
 }
 

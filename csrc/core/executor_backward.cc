@@ -9,6 +9,11 @@ namespace {
 // Elements of a param's gradient that are reduced as one task.
 constexpr ptrdiff_t kReduceSize = 1 << 15;
 
+// What one task of the second pass computes of a kernel's gradient: it stays in a level-2 cache, and so do the
+// columns of A and of dZ that a block brings.
+constexpr ptrdiff_t kLaterRows = 128;
+constexpr ptrdiff_t kLaterColumns = 512;
+
 bool wants_source(const Node& node, const std::vector<char>& wanted) {
   return node.step.kind == StepKind::kDense && wanted[static_cast<size_t>(node.step.sources[0].range.value)];
 }
@@ -33,7 +38,9 @@ template <class T>
 size_t Executor<T>::workspace_bytes(ptrdiff_t rows) const {
   Carver carver(nullptr);
   carver.take<T>(layout_.packed_size);
-  carver.take<T>(layout_.param_size * (Blocks(layout_, rows).lanes - 1));
+  const ptrdiff_t lanes = Blocks(layout_, rows).lanes;
+  carver.take<T>(layout_.lane_size * (lanes - 1));
+  carver.take<T>(layout_.later_width * layout_.kept_rows * lanes);
   return carver.used();
 }
 
@@ -77,35 +84,91 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   Carver workspace(args.workspace);
   T* transposed = workspace.take<T>(layout_.packed_size);
   grads.transposed = transposed;
-  grads.lanes = workspace.take<T>(layout_.param_size * (blocks.lanes - 1));
+  grads.lanes = workspace.take<T>(layout_.lane_size * (blocks.lanes - 1));
+  grads.later = workspace.take<T>(layout_.later_width * layout_.kept_rows * blocks.lanes);
   workers->run(static_cast<ptrdiff_t>(layout_.nodes.size()), [&](ptrdiff_t i, int) {
     const Node& node = layout_.nodes[static_cast<size_t>(i)];
     if (wants_source(node, grads.wanted))
       pack_node(*call->kernels, layout_, node, args.params, true, transposed);
   });
 
-  workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
-    zero_params(grads, lane, false);
-    for (ptrdiff_t b = 0; b < blocks.lane_blocks(lane); ++b) {
-      Carver mine(base + bytes * static_cast<size_t>(worker));
-      Block<T> block = call->block(layout_, blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1));
-      block.keeps = true;
-      block.panels = mine.take<T>(layout_.kept_width * layout_.kept_rows);
-      T* panels = mine.take<T>(layout_.grad_width * layout_.kept_rows);
-      block.temporaries = Temporaries<T>(layout_, layout_.kept_rows, &mine);
-      if (args.saved) {
-        // Only read from here on.
-        block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
-      } else {
-        block.recomputes = true;
-        run_nodes(block);
-      }
-      const BlockGradients<T> back{&block, &grads, panels, lane, b == 0, false};
-      begin_gradients(back);
-      for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
+  // Values that are computed again, where the second pass still finds them.
+  const bool keeps_all = !args.saved && !layout_.later.empty();
+  const ptrdiff_t kept = layout_.kept_width * layout_.kept_rows;
+  const Scratch values(keeps_all ? static_cast<size_t>(kept * blocks.lanes) * sizeof(T) : 0);
+  std::vector<Block<T>> last(static_cast<size_t>(blocks.lanes));  // of each lane
+  std::vector<BlockGradients<T>> backs(last.size());
+
+  const auto run_block = [&](ptrdiff_t lane, ptrdiff_t b, int worker) {
+    Carver mine(base + bytes * static_cast<size_t>(worker));
+    Block<T>& block = last[static_cast<size_t>(lane)];
+    block = call->block(layout_, blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1));
+    block.keeps = true;
+    block.panels = mine.take<T>(kept);
+    T* panels = mine.take<T>(layout_.grad_width * layout_.kept_rows);
+    block.temporaries = Temporaries<T>(layout_, layout_.kept_rows, &mine);
+    if (keeps_all) block.panels = static_cast<T*>(values.data()) + kept * lane;
+    if (args.saved) {
+      // Only read from here on.
+      block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
+    } else {
+      block.recomputes = true;
+      run_nodes(block);
     }
-  });
+    BlockGradients<T>& back = backs[static_cast<size_t>(lane)];
+    back = {&block, &grads, panels, lane, b == 0, false, nullptr};
+    if (!layout_.later.empty()) back.later = grads.later + layout_.later_width * layout_.kept_rows * lane;
+    begin_gradients(back);
+    for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
+  };
+  if (layout_.later.empty()) {
+    workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
+      zero_params(grads, lane, false);
+      for (ptrdiff_t b = 0; b < blocks.lane_blocks(lane); ++b) run_block(lane, b, worker);
+    });
+  } else {
+    ptrdiff_t most = 0;
+    for (ptrdiff_t lane = 0; lane < blocks.lanes; ++lane) most = std::max(most, blocks.lane_blocks(lane));
+    for (ptrdiff_t b = 0; b < most; ++b) {
+      workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
+        if (b == 0) zero_params(grads, lane, false);
+        if (b < blocks.lane_blocks(lane)) run_block(lane, b, worker);
+      });
+      second_pass(workers, grads, backs, b);
+    }
+  }
   reduce(workers, grads, blocks.lanes);
+}
+
+// The gradients of the kernels that were left for later, from the last block of every lane.
+template <class T>
+void Executor<T>::second_pass(Workers* workers, const Gradients<T>& grads,
+                              const std::vector<BlockGradients<T>>& backs, ptrdiff_t round) const {
+  std::vector<BlockGradients<T>> blocks;
+  for (const BlockGradients<T>& back : backs) {
+    const Blocks all(layout_, grads.args->rows);
+    if (round >= all.lane_blocks(back.lane)) continue;
+    blocks.push_back(back);
+    blocks.back().first = round == 0 && blocks.size() == 1;
+  }
+  struct Piece {
+    const Later* later;
+    Span rows, columns;
+  };
+  std::vector<Piece> pieces;
+  for (const Later& later : layout_.later) {
+    const Step& step = layout_.nodes[later.node].step;
+    const ptrdiff_t rows = step.sources[0].range.width(), columns = step.dst.width();
+    if (!grads.wants_param(step.kernel)) continue;
+    for (ptrdiff_t r = 0; r < rows; r += kLaterRows)
+      for (ptrdiff_t c = 0; c < columns; c += kLaterColumns)
+        pieces.push_back(
+            {&later, {r, std::min(r + kLaterRows, rows)}, {c, std::min(c + kLaterColumns, columns)}});
+  }
+  workers->run(static_cast<ptrdiff_t>(pieces.size()), [&](ptrdiff_t i, int) {
+    const Piece& piece = pieces[static_cast<size_t>(i)];
+    run_later(blocks, *piece.later, piece.rows, piece.columns);
+  });
 }
 
 // One block of all rows: workers share the chains of a stage, from the last stage on, and then the rows of
@@ -137,7 +200,7 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
     blocks.back().temporaries = Temporaries<T>(layout_, args.rows, &mine);
   }
   const auto back = [&](int worker) {
-    return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, panels, 0, true, true};
+    return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, panels, 0, true, true, nullptr};
   };
   if (!args.saved) recompute(call, blocks[0]);
   zero_params(grads, 0, false);
@@ -183,7 +246,7 @@ void Executor<T>::reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t 
   };
   std::vector<Piece> pieces;
   for (size_t p = 0; p < plan_.params.size(); ++p)
-    if (grads.wants_param(static_cast<int>(p)))
+    if (grads.wants_param(static_cast<int>(p)) && !layout_.params[p].later)
       for (ptrdiff_t at = 0; at < plan_.params[p].size(); at += kReduceSize)
         pieces.push_back({static_cast<int>(p), at, std::min(kReduceSize, plan_.params[p].size() - at)});
   const Kernels<T>& kernels = active_kernels<T>();

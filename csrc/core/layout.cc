@@ -17,6 +17,11 @@ constexpr ptrdiff_t kMostLanes = 16;
 // What all lanes together may take, though two or more are used whatever they take.
 constexpr ptrdiff_t kMostLaneBytes = ptrdiff_t{16} << 20;
 
+// Elements of a kernel from which its gradient is left for the second pass, where all params have so many that
+// lanes of them would not stay in cache: 13 % of 16 + 4 x 1 MiB of kernels; kernels of 2.6 MiB in all lose 1 to 9 %.
+constexpr ptrdiff_t kLaterSize = ptrdiff_t{1} << 18;
+constexpr ptrdiff_t kLaterTotal = ptrdiff_t{1} << 20;
+
 // Also the longest vector.
 constexpr ptrdiff_t kCacheLine = 64;
 
@@ -81,6 +86,7 @@ Layout::Layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
   find_joins(unit);
   find_folds();
   place_params(plan);
+  find_later(unit);
   order_gradients();
   find_entries();
   find_masks();
@@ -145,7 +151,6 @@ void Layout::place_params(const Plan& plan) {
   params.resize(plan.params.size());
   for (size_t i = 0; i < plan.params.size(); ++i) {
     params[i].cols = plan.params[i].cols;
-    params[i].offset = param_size;
     param_size += round_up(plan.params[i].size(), kPad);
   }
   for (const Node& node : nodes) {
@@ -163,8 +168,26 @@ void Layout::place_params(const Plan& plan) {
     }
     if (step.point >= 0) params[static_cast<size_t>(step.kernel)].zeroed = true;
   }
-  for (size_t i = 0; i < plan.params.size(); ++i)
-    if (covered[i] < params[i].cols) params[i].zeroed = true;
+  for (size_t i = 0; i < plan.params.size(); ++i) {
+    ParamPlace& place = params[i];
+    if (covered[i] < place.cols) place.zeroed = true;
+    place.later = param_size >= kLaterTotal && plan.params[i].rank == 2 &&
+                  plan.params[i].size() >= kLaterSize && !place.zeroed;
+    if (place.later) continue;
+    place.offset = lane_size;
+    lane_size += round_up(plan.params[i].size(), kPad);
+  }
+}
+
+void Layout::find_later(ptrdiff_t unit) {
+  for (size_t n = 0; n < nodes.size(); ++n) {
+    Node& node = nodes[n];
+    const Step& step = node.step;
+    if (step.kind != StepKind::kDense || !params[static_cast<size_t>(step.kernel)].later) continue;
+    node.later = static_cast<int>(later.size());
+    later.push_back({n, later_width, panel_ld(step.dst.width(), unit)});
+    later_width += later.back().ld;
+  }
 }
 
 // For each gradient of a source: does it set its columns or add to them? A value whose columns are first
@@ -314,10 +337,6 @@ void Layout::reuse_panels() {
 }
 
 void Layout::size_blocks(size_t bytes) {
-  // A power of two, for an even share of the work.
-  const ptrdiff_t lane_bytes = std::max<ptrdiff_t>(1, param_size * static_cast<ptrdiff_t>(bytes));
-  most_lanes = kMostLanes;
-  while (most_lanes > 2 && most_lanes * lane_bytes > kMostLaneBytes) most_lanes /= 2;
   ptrdiff_t outside = 0;  // columns of the caller's tensors that are read; outputs only pass through
   for (const Place& place : places)
     if (place.role != Role::kHidden && place.read) outside += place.width;
@@ -336,10 +355,17 @@ void Layout::size_blocks(size_t bytes) {
   brief_rows = std::max<ptrdiff_t>(1, std::min(brief_rows, most / std::max<ptrdiff_t>(brief_width, 1)));
   kept_rows =
       std::max<ptrdiff_t>(1, std::min(kept_rows, most / std::max<ptrdiff_t>(kept_width + grad_width, 1)));
+  // A power of two, for an even share of the work.
+  const ptrdiff_t lane = lane_size + later_width * kept_rows;
+  const ptrdiff_t lane_bytes = std::max<ptrdiff_t>(1, lane * static_cast<ptrdiff_t>(bytes));
+  most_lanes = kMostLanes;
+  while (most_lanes > 2 && most_lanes * lane_bytes > kMostLaneBytes) most_lanes /= 2;
 }
 
 Blocks::Blocks(const Layout& layout, ptrdiff_t n) : rows(n), block_rows(layout.kept_rows) {
-  lanes = std::min(layout.most_lanes, std::max<ptrdiff_t>(1, rows / kChunk));
+  // Before a second pass a lane is only who computes a block.
+  const ptrdiff_t least = layout.later.empty() ? kChunk : layout.kept_rows;
+  lanes = std::min(layout.most_lanes, std::max<ptrdiff_t>(1, rows / least));
 }
 
 ptrdiff_t Blocks::lane_blocks(ptrdiff_t lane) const {

@@ -33,6 +33,15 @@ struct ParamPlace {
   ptrdiff_t offset = 0;
   bool zeroed = false;  // starts as zeros, because several steps share it or leave some of it alone
   bool shared = false;  // by several steps
+  bool later = false;   // in no lane: the second pass computes it
+};
+
+// A node whose kernel is so large that its gradient is left for a second pass: by then dZ of a block of each lane
+// lies in memory, and threads share the gradient's rows and columns instead of the batch.
+struct Later {
+  size_t node = 0;
+  ptrdiff_t offset = 0;  // of its dZ, `offset * rows` elements into the block's
+  ptrdiff_t ld = 0;
 };
 
 // Columns of an output whose gradient enters backward through one activation, whoever wrote them.
@@ -78,6 +87,7 @@ struct Layout {
   std::vector<Entry> entries;
   std::vector<Join> joins;
   std::vector<Fold> folds;
+  std::vector<Later> later;
   std::vector<std::vector<Chain>> stages;
   bool parallel_gradients = true;  // the chains of a stage may run backward at the same time
   ptrdiff_t kept_width = 0;        // elements per row of all that is kept for backward
@@ -85,7 +95,9 @@ struct Layout {
   ptrdiff_t grad_width = 0;        // the same of gradients
   ptrdiff_t own_grad_width = 0;    // the same where each has its own panel
   ptrdiff_t masked_width = 0;      // the widest source that is masked by a point
-  ptrdiff_t param_size = 0;        // elements of one lane of weight gradients
+  ptrdiff_t param_size = 0;        // elements of all params
+  ptrdiff_t lane_size = 0;         // elements of one lane of weight gradients
+  ptrdiff_t later_width = 0;       // elements per row of what is kept for the second pass
   ptrdiff_t packed_size = 0;       // elements of all packed kernels
   ptrdiff_t joined_size = 0;       // elements of all joined operands
   ptrdiff_t joined_width = 0;      // columns of the widest join, padded
@@ -107,6 +119,7 @@ struct Layout {
   ptrdiff_t product_of(const Range& range, size_t end) const;
   std::vector<Fold::Term> fold_terms(size_t merge) const;
   void place_params(const Plan& plan);
+  void find_later(ptrdiff_t unit);
   void order_gradients();
   void find_entries();
   void find_masks();
