@@ -91,31 +91,43 @@ Rows<T> step_gradient(const BlockGradients<T>& grads, const Node& node) {
   return dz;
 }
 
-// And the bias's, in the same pass over dz.
+// And the bias's, in the same pass over dz; or of the two only the bias's.
 template <class T>
-void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz) {
+void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz, bool only_bias) {
   const Block<T>& block = *grads.block;
   const Step& step = node.step;
-  const Rows<const T> a = dense_source(block, step);
   LiveColumns live{0, step.sources[0].range.width()};
-  if (step.point >= 0 && !live_by_row(block, step)) live = live_columns(block, step, 0);
   Gemm<T> g;
-  g.m = live.end - live.begin;
+  g.whole_m = live.end;
   g.n = step.dst.width();
   g.k = g.k_end = block.rows;
-  g.a = a.data + live.begin;
-  g.lda = a.ld;
   g.b = dz.data;
   g.ldb = dz.ld;
   g.exact = grads.own_panels;
-  g.ldc = block.layout->params[static_cast<size_t>(step.kernel)].cols;
-  g.c = grads.param(step.kernel, node.column) + live.begin * g.ldc;
-  g.add = grads.adds(step.kernel);
   if (grads.all->wants_param(step.bias)) {
     g.sums = grads.param(step.bias, node.column);
     g.add_sums = grads.adds(step.bias);
   }
+  if (!only_bias) {
+    const Rows<const T> a = dense_source(block, step);
+    if (step.point >= 0 && !live_by_row(block, step)) live = live_columns(block, step, 0);
+    g.m = live.end - live.begin;
+    g.a = a.data + live.begin;
+    g.lda = a.ld;
+    g.ldc = block.layout->params[static_cast<size_t>(step.kernel)].cols;
+    g.c = grads.param(step.kernel, node.column) + live.begin * g.ldc;
+    g.add = grads.adds(step.kernel);
+  }
   block.kernels->gemm_tn(g);
+}
+
+// For the second pass.
+template <class T>
+void leave(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz) {
+  const Block<T>& block = *grads.block;
+  const Later& later = block.layout->later[static_cast<size_t>(node.later)];
+  block.kernels->copy(block.rows, node.step.dst.width(), dz.data, dz.ld,
+                      grads.left + later.offset * block.rows, later.ld, false);
 }
 
 // Of the gradient of a masked source only the live columns count.
@@ -164,17 +176,10 @@ template <class T>
 void dense_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) {
   const Step& step = node.step;
   const Rows<T> dz = step_gradient(grads, node);
-  if (grads.all->wants_param(step.kernel) && !(node.later >= 0 && grads.later)) {
-    kernel_gradient(grads, node, dz);
-  } else if (grads.all->wants_param(step.bias)) {
-    grads.block->kernels->column_sums(grads.block->rows, step.dst.width(), dz.data, dz.ld,
-                                      grads.param(step.bias, node.column), grads.adds(step.bias));
-  }
-  if (grads.all->wants_param(step.kernel) && node.later >= 0 && grads.later) {
-    const Later& later = grads.block->layout->later[static_cast<size_t>(node.later)];
-    grads.block->kernels->copy(grads.block->rows, step.dst.width(), dz.data, dz.ld,
-                               grads.later + later.offset * grads.block->rows, later.ld, false);
-  }
+  const bool wants_kernel = grads.all->wants_param(step.kernel), leaves = node.later >= 0 && grads.left;
+  if (wants_kernel || grads.all->wants_param(step.bias))
+    kernel_gradient(grads, node, dz, leaves || !wants_kernel);
+  if (wants_kernel && leaves) leave(grads, node, dz);
   if (grads.all->wanted[static_cast<size_t>(step.sources[0].range.value)] && !(defer && node.defers))
     source_gradient(grads, node, dz, 0, grads.block->rows);
 }
@@ -293,10 +298,11 @@ void run_later(const std::vector<BlockGradients<T>>& blocks, const Later& later,
     Gemm<T> g;
     g.m = rows.end - rows.begin;
     g.n = columns.end - columns.begin;
+    g.whole_m = node.step.sources[0].range.width();
     g.k = g.k_end = block.rows;
     g.a = a.data + rows.begin;
     g.lda = a.ld;
-    g.b = grads.later + later.offset * block.rows + columns.begin;
+    g.b = grads.left + later.offset * block.rows + columns.begin;
     g.ldb = later.ld;
     g.ldc = block.layout->params[static_cast<size_t>(node.step.kernel)].cols;
     g.c = grads.all->args->param_grads[node.step.kernel] + rows.begin * g.ldc + node.column + columns.begin;

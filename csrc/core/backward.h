@@ -11,7 +11,7 @@ struct Gradients {
   const BackwardArgs<T>* args = nullptr;
   std::vector<char> wanted;       // by value: whether its gradient is needed
   const T* transposed = nullptr;  // kernels packed for input gradients
-  T* later = nullptr;             // dZ for the second pass, a block of each lane
+  T* left = nullptr;              // dZ for the second pass, of a block of each lane
   T* lanes = nullptr;             // weight gradients of all lanes but the first, which is the result
 
   Gradients(const Layout& layout, const BackwardArgs<T>& call);
@@ -28,7 +28,7 @@ struct BlockGradients {
   ptrdiff_t lane = 0;
   bool first = false;       // of its lane: sets what later blocks add to
   bool own_panels = false;  // no two gradients share a panel
-  T* later = nullptr;       // where to leave dZ for the second pass; null: there is none
+  T* left = nullptr;        // where to leave dZ for the second pass; null: there is none
 
   Rows<T> value(const Range& range) const;
   T* param(int index, ptrdiff_t column) const;
@@ -44,12 +44,12 @@ void begin_gradients(const BlockGradients<T>& grads);
 template <class T>
 void run_gradient(const BlockGradients<T>& grads, const Node& node, bool defer);
 
-// The second pass: columns `columns` of the gradient of a node's kernel, from rows `rows` of it, summed over these
-// blocks in their order.
 struct Span {
   ptrdiff_t begin = 0;
   ptrdiff_t end = 0;
 };
+
+// The second pass: these rows and columns of the gradient of a node's kernel, summed over blocks in their order.
 template <class T>
 void run_later(const std::vector<BlockGradients<T>>& blocks, const Later& later, Span rows, Span columns);
 

@@ -54,8 +54,9 @@ void fold_product(const Block<T>& block, const Node& node, Gemm<T>* g) {
   const Fold& fold = block.layout->folds[static_cast<size_t>(node.fold)];
   const Node& merge = block.layout->nodes[fold.merge];
   if (!has_work(block, merge)) return;
+  const ptrdiff_t self = &node - block.layout->nodes.data();
   size_t t = 0;
-  while (block.layout->nodes.data() + fold.terms[t].writer != &node) ++t;
+  while (fold.terms[t].writer != self) ++t;
   const Source& own = merge.step.sources[fold.terms[t].source];
   const Rows<T> y = block.value(merge.step.dst);
   g->fold.op = static_cast<int>(merge.step.merge_op);

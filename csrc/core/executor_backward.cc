@@ -85,7 +85,7 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   T* transposed = workspace.take<T>(layout_.packed_size);
   grads.transposed = transposed;
   grads.lanes = workspace.take<T>(layout_.lane_size * (blocks.lanes - 1));
-  grads.later = workspace.take<T>(layout_.later_width * layout_.kept_rows * blocks.lanes);
+  grads.left = workspace.take<T>(layout_.later_width * layout_.kept_rows * blocks.lanes);
   workers->run(static_cast<ptrdiff_t>(layout_.nodes.size()), [&](ptrdiff_t i, int) {
     const Node& node = layout_.nodes[static_cast<size_t>(i)];
     if (wants_source(node, grads.wanted))
@@ -93,7 +93,10 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   });
 
   // Values that are computed again, where the second pass still finds them.
-  const bool keeps_all = !args.saved && !layout_.later.empty();
+  const bool second = std::any_of(layout_.later.begin(), layout_.later.end(), [&](const Later& later) {
+    return grads.wants_param(layout_.nodes[later.node].step.kernel);
+  });
+  const bool keeps_all = !args.saved && second;
   const ptrdiff_t kept = layout_.kept_width * layout_.kept_rows;
   const Scratch values(keeps_all ? static_cast<size_t>(kept * blocks.lanes) * sizeof(T) : 0);
   std::vector<Block<T>> last(static_cast<size_t>(blocks.lanes));  // of each lane
@@ -104,10 +107,9 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
     Block<T>& block = last[static_cast<size_t>(lane)];
     block = call->block(layout_, blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1));
     block.keeps = true;
-    block.panels = mine.take<T>(kept);
+    block.panels = keeps_all ? static_cast<T*>(values.data()) + kept * lane : mine.take<T>(kept);
     T* panels = mine.take<T>(layout_.grad_width * layout_.kept_rows);
     block.temporaries = Temporaries<T>(layout_, layout_.kept_rows, &mine);
-    if (keeps_all) block.panels = static_cast<T*>(values.data()) + kept * lane;
     if (args.saved) {
       // Only read from here on.
       block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
@@ -117,11 +119,11 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
     }
     BlockGradients<T>& back = backs[static_cast<size_t>(lane)];
     back = {&block, &grads, panels, lane, b == 0, false, nullptr};
-    if (!layout_.later.empty()) back.later = grads.later + layout_.later_width * layout_.kept_rows * lane;
+    if (second) back.left = grads.left + layout_.later_width * layout_.kept_rows * lane;
     begin_gradients(back);
     for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
   };
-  if (layout_.later.empty()) {
+  if (!second) {
     workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
       zero_params(grads, lane, false);
       for (ptrdiff_t b = 0; b < blocks.lane_blocks(lane); ++b) run_block(lane, b, worker);
@@ -160,10 +162,12 @@ void Executor<T>::second_pass(Workers* workers, const Gradients<T>& grads,
     const Step& step = layout_.nodes[later.node].step;
     const ptrdiff_t rows = step.sources[0].range.width(), columns = step.dst.width();
     if (!grads.wants_param(step.kernel)) continue;
+    // Near-equal parts of whole vectors, so that none is narrow.
+    const ptrdiff_t parts = (columns + kLaterColumns - 1) / kLaterColumns;
+    const auto cut = [&](ptrdiff_t p) { return p < parts ? columns * p / parts / kPad * kPad : columns; };
     for (ptrdiff_t r = 0; r < rows; r += kLaterRows)
-      for (ptrdiff_t c = 0; c < columns; c += kLaterColumns)
-        pieces.push_back(
-            {&later, {r, std::min(r + kLaterRows, rows)}, {c, std::min(c + kLaterColumns, columns)}});
+      for (ptrdiff_t p = 0; p < parts; ++p)
+        pieces.push_back({&later, {r, std::min(r + kLaterRows, rows)}, {cut(p), cut(p + 1)}});
   }
   workers->run(static_cast<ptrdiff_t>(pieces.size()), [&](ptrdiff_t i, int) {
     const Piece& piece = pieces[static_cast<size_t>(i)];

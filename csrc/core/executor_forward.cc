@@ -32,7 +32,9 @@ void Executor<T>::forward(const ForwardArgs<T>& args) const {
   call.kernels = &active_kernels<T>();
   call.workers = &workers;
   call.tensors = tensors_of<T>(args);
-  if (workers.count() > 1 && args.rows < kFewRows * workers.count() && args.rows <= layout_.kept_rows) {
+  // What is saved has the layout of blocks.
+  const ptrdiff_t most = args.saved ? layout_.kept_rows : kChunk;
+  if (workers.count() > 1 && args.rows < kFewRows * workers.count() && args.rows <= most) {
     forward_chains(&call, args);
   } else {
     forward_blocks(&call, args);

@@ -78,6 +78,10 @@ void panel_fold(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t width) {
 // a tile's columns of A take, whole cache lines of each row, then fits the level-1 cache. 5 to 10 % of both
 // directions of wide; with more columns, writing C twice costs as much.
 constexpr ptrdiff_t kFewColumnsOfA = 128;
+template <class T>
+Chunks chunks_of_columns(const Gemm<T>& g) {
+  return Chunks(g.k, g.whole_m <= kFewColumnsOfA ? kChunk / 2 : kChunk);
+}
 
 constexpr int kLinearKind = 0;
 constexpr int kReluKind = 1;
@@ -87,7 +91,7 @@ template <class T, bool kColumns>
 void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {
   constexpr ptrdiff_t kWide = kLanes<T>;
   const ptrdiff_t padded = vectors * kWide, width = min_of(padded, g.n - column);
-  const Chunks chunks(g.k, kColumns && g.m <= kFewColumnsOfA ? kChunk / 2 : kChunk);
+  const Chunks chunks = kColumns ? chunks_of_columns(g) : Chunks(g.k);
   const bool in_registers = g.activation <= kReluKind && !g.pre;
   TileArgs<T> args;
   args.lda = g.lda;
@@ -157,6 +161,7 @@ void gemm_tn_narrow(const Gemm<T>& g) {
     t.m = g.n;
     t.n = min_of(padded, g.m - row);
     t.k = t.k_end = g.k;
+    t.whole_m = g.whole_m;
     t.a = g.b;
     t.lda = g.ldb;
     t.b = g.a + row;
@@ -181,7 +186,10 @@ template <class T>
 void gemm_tn(const Gemm<T>& g) {
   constexpr ptrdiff_t kWide = kLanes<T>;
   if ((g.n < 8 && g.m >= kWide) || g.m == 0) {
-    if (g.sums) column_sums(g.k, g.n, g.b, g.ldb, g.sums, g.add_sums);
+    const Chunks chunks = chunks_of_columns(g);
+    for (ptrdiff_t i = 0; i < chunks.count && g.sums; ++i)
+      column_sums(chunks.begin(i + 1) - chunks.begin(i), g.n, g.b + chunks.begin(i) * g.ldb, g.ldb, g.sums,
+                  i > 0 || g.add_sums);
     return gemm_tn_narrow(g);
   }
   ptrdiff_t left = ceil_div(g.n, kWide);

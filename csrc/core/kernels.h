@@ -36,7 +36,7 @@ struct FoldRows {
 // One matrix product, the only one of the core:  C (m x n) = act(A B + bias), or C += A B.
 //
 // For one element the sequence of operations depends on n and k alone, never on m or on where the element
-// lies in C: a row's result is the same in every batch.
+// lies in C: a row's result is the same in every batch. Of gemm_tn it depends on whole_m as well.
 template <class T>
 struct Gemm {
   ptrdiff_t m = 0;
@@ -61,6 +61,8 @@ struct Gemm {
   ptrdiff_t ldpre = 0;
   const T* mask = nullptr;  // m x n; C becomes zero where mask is not positive (relu's derivative)
   ptrdiff_t ldmask = 0;
+  ptrdiff_t whole_m =
+      0;  // of gemm_tn: the columns of A of which these m are some, which fixes where chunks begin
   T* sums = nullptr;  // of gemm_tn: where to put the sums of B's columns as well; null: nowhere
   bool add_sums = false;
   FoldRows<T> fold;

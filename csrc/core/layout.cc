@@ -12,7 +12,7 @@ namespace {
 constexpr ptrdiff_t kMostRows = kChunk;
 constexpr ptrdiff_t kLeastRows = 96;
 constexpr ptrdiff_t kMostPanelBytes = ptrdiff_t{960} << 10;
-// Weight gradients are summed in this many lanes at most, each of at least kMostRows rows.
+// Weight gradients are summed in this many lanes at most.
 constexpr ptrdiff_t kMostLanes = 16;
 // What all lanes together may take, though two or more are used whatever they take.
 constexpr ptrdiff_t kMostLaneBytes = ptrdiff_t{16} << 20;
@@ -356,16 +356,14 @@ void Layout::size_blocks(size_t bytes) {
   kept_rows =
       std::max<ptrdiff_t>(1, std::min(kept_rows, most / std::max<ptrdiff_t>(kept_width + grad_width, 1)));
   // A power of two, for an even share of the work.
-  const ptrdiff_t lane = lane_size + later_width * kept_rows;
+  const ptrdiff_t lane = lane_size + (later.empty() ? 0 : (later_width + kept_width) * kept_rows);
   const ptrdiff_t lane_bytes = std::max<ptrdiff_t>(1, lane * static_cast<ptrdiff_t>(bytes));
   most_lanes = kMostLanes;
   while (most_lanes > 2 && most_lanes * lane_bytes > kMostLaneBytes) most_lanes /= 2;
 }
 
 Blocks::Blocks(const Layout& layout, ptrdiff_t n) : rows(n), block_rows(layout.kept_rows) {
-  // Before a second pass a lane is only who computes a block.
-  const ptrdiff_t least = layout.later.empty() ? kChunk : layout.kept_rows;
-  lanes = std::min(layout.most_lanes, std::max<ptrdiff_t>(1, rows / least));
+  lanes = std::clamp<ptrdiff_t>((rows + block_rows - 1) / block_rows, 1, layout.most_lanes);
 }
 
 ptrdiff_t Blocks::lane_blocks(ptrdiff_t lane) const {

@@ -68,7 +68,7 @@ struct Fold {
     ptrdiff_t writer = -1;  // the node whose product it is; -1: only the first term, which is there already
   };
   size_t merge = 0;         // the node
-  std::vector<Term> terms;  // as they are folded, which is the order of the sources and of their writers
+  std::vector<Term> terms;  // as they are folded: in the order in which their writers run
 };
 
 // Nodes [begin, end) of one chain.
@@ -116,8 +116,7 @@ struct Layout {
   void place_nodes(ptrdiff_t unit);
   void find_joins(ptrdiff_t unit);
   void find_folds();
-  ptrdiff_t product_of(const Range& range, size_t end) const;
-  std::vector<Fold::Term> fold_terms(size_t merge) const;
+  std::vector<Fold::Term> fold_terms(const Step& step, const std::vector<std::vector<size_t>>& writers) const;
   void place_params(const Plan& plan);
   void find_later(ptrdiff_t unit);
   void order_gradients();

@@ -18,14 +18,12 @@ bool at_most_relu(const Activation& activation) {
 // Those that units fold, which also commute.
 bool foldable(MergeOp op) { return op == MergeOp::kAdd || op == MergeOp::kMul; }
 
-// The last of the nodes before `end` that writes columns of a range; -1: none, it is an input's.
-ptrdiff_t last_writer(const std::vector<Node>& nodes, size_t end, const Range& r) {
-  ptrdiff_t last = -1;
-  for (size_t n = 0; n < end; ++n) {
-    const Range& dst = nodes[n].step.dst;
-    if (dst.value == r.value && dst.start < r.stop && r.start < dst.stop) last = static_cast<ptrdiff_t>(n);
-  }
-  return last;
+// By value, the nodes that write it, in order.
+std::vector<std::vector<size_t>> writers_of(const std::vector<Node>& nodes, size_t values) {
+  std::vector<std::vector<size_t>> writers(values);
+  for (size_t n = 0; n < nodes.size(); ++n)
+    writers[static_cast<size_t>(nodes[n].step.dst.value)].push_back(n);
+  return writers;
 }
 
 }  // namespace
@@ -63,36 +61,43 @@ void Layout::find_joins(ptrdiff_t unit) {
   }
 }
 
-// The node whose product is exactly this range of a hidden value, and free to be folded; -1: none.
-ptrdiff_t Layout::product_of(const Range& range, size_t end) const {
-  for (size_t n = 0; n < end; ++n) {
-    const Node& node = nodes[n];
-    const Range& dst = node.step.dst;
-    const bool same = dst.value == range.value && dst.start == range.start && dst.stop == range.stop;
-    const bool hidden = places[static_cast<size_t>(dst.value)].role == Role::kHidden;
-    if (same && hidden && node.step.kind == StepKind::kDense && node.join < 0 && node.fold < 0)
-      return static_cast<ptrdiff_t>(n);
-  }
-  return -1;
-}
-
 // The terms of a Merge, if those who write its sources can fold them; else none. Only the first may be something
 // else than a product, and writers must run in the order of the sources, of which two may change places.
-std::vector<Fold::Term> Layout::fold_terms(size_t merge) const {
-  const Step& step = nodes[merge].step;
+std::vector<Fold::Term> Layout::fold_terms(const Step& step,
+                                           const std::vector<std::vector<size_t>>& writers) const {
   const bool plain = step.kind == StepKind::kMerge && foldable(step.merge_op) &&
                      step.gain.kind == OperandKind::kNone && step.shift.kind == OperandKind::kNone &&
                      at_most_relu(step.activation);
   if (!plain) return {};
+  const auto writers_of_value = [&](const Range& r) -> const std::vector<size_t>& {
+    return writers[static_cast<size_t>(r.value)];
+  };
+  // The node whose product is exactly this range of a hidden value, and free to be folded.
+  const auto product_of = [&](const Range& range) {
+    for (size_t n : writers_of_value(range)) {
+      const Node& node = nodes[n];
+      const Range& dst = node.step.dst;
+      const bool hidden = places[static_cast<size_t>(dst.value)].role == Role::kHidden;
+      const bool free = node.step.kind == StepKind::kDense && node.join < 0 && node.fold < 0;
+      if (hidden && free && dst.start == range.start && dst.stop == range.stop)
+        return static_cast<ptrdiff_t>(n);
+    }
+    return ptrdiff_t{-1};
+  };
   std::vector<Fold::Term> terms;
   for (size_t s = 0; s < step.sources.size(); ++s) {
     const Range& range = step.sources[s].range;
     if (range.width() != step.dst.width()) return {};
-    terms.push_back({s, product_of(range, merge)});
+    terms.push_back({s, product_of(range)});
   }
   if (terms.size() == 2 && terms[1].writer < terms[0].writer) std::swap(terms[0], terms[1]);
   if (terms.back().writer < 0) return {};
-  ptrdiff_t before = last_writer(nodes, merge, step.sources[terms[0].source].range);
+  ptrdiff_t before = -1;  // the last that writes columns of the first source; an input has none
+  const Range& first = step.sources[terms[0].source].range;
+  for (size_t n : writers_of_value(first)) {
+    const Range& dst = nodes[n].step.dst;
+    if (dst.start < first.stop && first.start < dst.stop) before = static_cast<ptrdiff_t>(n);
+  }
   for (size_t t = 1; t < terms.size(); ++t) {
     if (terms[t].writer <= before) return {};
     before = terms[t].writer;
@@ -104,8 +109,9 @@ void Layout::find_folds() {
   std::vector<int> reads(places.size());
   for (const Node& node : nodes)
     for (const Source& s : node.step.sources) ++reads[static_cast<size_t>(s.range.value)];
+  const auto writers = writers_of(nodes, places.size());
   for (size_t m = 0; m < nodes.size(); ++m) {
-    Fold fold{m, fold_terms(m)};
+    Fold fold{m, fold_terms(nodes[m].step, writers)};
     if (fold.terms.empty()) continue;
     for (const Fold::Term& term : fold.terms) {
       if (term.writer < 0) continue;

@@ -139,7 +139,7 @@ class Generator {
   }
 
   void operand(int64_t width) {
-    const int kind = pick(2) * (1 + pick(2));
+    const int kind = pick(2) ? 1 + pick(2) : 0;
     add({kind, kind == 1 ? param(0, width) : bits(kind == 2 ? 0.7 : 0)});
   }
 

@@ -19,8 +19,10 @@ from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Mix, Plan, 
 # med, wide and large, even at 4096. Without XLA it loses everywhere, since both transposes are real there.
 BATCHED_FROM = 2
 # Without XLA a product that is read in slices is computed in slices, from this many columns on: up to 1.3 times as
-# fast at batch 512, even at 4096; under XLA it loses. Thinner slices would pay more in dispatch.
+# fast at batch 512, even at 4096; under XLA it loses. Thinner slices, and fewer rows (where they are known when the
+# graph is traced), would pay more in dispatch: wide takes 1.2 times as long at batch 1 and 32.
 SLICED_FROM = 32
+SLICED_ROWS = 256
 
 _FOLD = {"add": tf.add, "mul": tf.multiply, "max": tf.maximum, "min": tf.minimum}
 
@@ -73,6 +75,8 @@ class _Execution:
         self.points = points
         self.cuts = _cuts(plan)
         self.in_xla = in_xla()
+        rows = inputs[0].shape[0] if inputs else None
+        self.slices = not self.in_xla and (rows is None or rows >= SLICED_ROWS)
         self.pieces: list[dict[tuple[int, int], tf.Tensor]] = [{} for _ in plan.values]
         for v, x in zip(plan.inputs, inputs):
             self.write(Range(v, 0, plan.values[v].width), x)
@@ -92,7 +96,7 @@ class _Execution:
     def step(self, step: Step) -> None:
         if isinstance(step, Dense):
             edges = self.edges(step.dst)
-            if len(edges) > 2 and not self.in_xla and step.dst.width >= SLICED_FROM * (len(edges) - 1):
+            if len(edges) > 2 and self.slices and step.dst.width >= SLICED_FROM * (len(edges) - 1):
                 self.sliced(step, edges)
                 return
             y = self.dense(step)

@@ -55,11 +55,11 @@ PLANS = {
     "gated": merged("mul", [LINEAR, TANH]),
     "gate first": merged("mul", [GELU, LINEAR], scales=[1.0, -2.0]),
     "long sums": merged("add", [RELU, RELU], inputs=300),
-    "few columns": merged("add", [RELU, TANH], inputs=40, units=3),
+    "few columns": merged("add", [TANH], inputs=40, units=3, residual=True),
     "other order of two": merged("add", [RELU, LINEAR], order=[1, 0]),
     "other order of three": merged("add", [RELU, LINEAR, TANH], order=[2, 0, 1]),
     "residual": merged("add", [RELU], residual=True, last=RELU),
-    "residual, two branches": merged("min", [RELU, TANH], residual=True),
+    "residual, two branches": merged("mul", [RELU, TANH], residual=True),
     "hidden": merged("mul", [RELU, RELU], head=True),
 }
 

@@ -14,7 +14,7 @@ WIDE = split_dense_plan(1031, [514, 513, 7, 1], [530, 519, 5, 3], LINEAR, TANH)
 STEM = split_dense_plan(2050, [512, 30], [64, 3], RELU, RELU)
 PLANS = {"wide": WIDE, "stem": STEM}
 # One block; several in one lane; as many lanes as there can be, of several blocks each.
-ROWS = (3, 150, 300, 1700)
+ROWS = (3, 150, 250, 300, 1700)
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -30,9 +30,10 @@ def test_values_and_gradients(name, rows):
 
 
 @pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("save", [True, False], ids=["saved", "recomputed"])
-def test_bits_do_not_depend_on_threads(isa, rows, save):
-    case = fill(WIDE, rows, np.random.default_rng(2)).cast(np.float32)
+def test_bits_do_not_depend_on_threads(isa, rows, name, save):
+    case = fill(PLANS[name], rows, np.random.default_rng(2)).cast(np.float32)
     results = []
     for threads in (1, 2, 5):
         core.set_threads(threads)
@@ -40,9 +41,10 @@ def test_bits_do_not_depend_on_threads(isa, rows, save):
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.parametrize("rows", [150, 300])
 @pytest.mark.parametrize("skipped", [0, 1, 2, 3])
-def test_an_unwanted_gradient_is_skipped(skipped):
-    case = fill(WIDE, 300, np.random.default_rng(3))
+def test_an_unwanted_gradient_is_skipped(skipped, rows):
+    case = fill(STEM, rows, np.random.default_rng(3))
     wanted = [i != skipped for i in range(1 + len(case.params))]
     for i, (got, want) in enumerate(zip(backward(case, True, wanted), backward(case), strict=True)):
         assert (got is None) if i == skipped else (got.tobytes() == want.tobytes()), i
