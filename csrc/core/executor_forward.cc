@@ -33,8 +33,9 @@ void Executor<T>::forward(const ForwardArgs<T>& args) const {
   call.workers = &workers;
   call.tensors = tensors_of<T>(args);
   // What is saved has the layout of blocks.
-  const ptrdiff_t most = args.saved ? layout_.kept_rows : kChunk;
-  if (workers.count() > 1 && args.rows < kFewRows * workers.count() && args.rows <= most) {
+  const Blocks blocks(layout_, args.rows);
+  const bool one_block = args.saved ? blocks.lanes == 1 && blocks.lane_blocks(0) == 1 : args.rows <= kChunk;
+  if (workers.count() > 1 && args.rows < kFewRows * workers.count() && one_block) {
     forward_chains(&call, args);
   } else {
     forward_blocks(&call, args);
