@@ -21,9 +21,10 @@ constexpr ptrdiff_t kMostLanes = 16;
 constexpr ptrdiff_t kMostLaneBytes = ptrdiff_t{16} << 20;
 
 // Elements of a kernel from which its gradient is left for the second pass, where all params have so many that
-// lanes of them would not stay in cache: 13 % of 16 + 4 x 1 MiB of kernels; kernels of 2.6 MiB in all lose 1 to 9 %.
+// lanes of them would not stay in cache: 13 % of 16 + 4 x 1 MiB of kernels; 4 + 4 MiB gain 1 % at 4096 rows and lose
+// 4 % at 512, 2 + 0.5 MiB lose up to 9 %.
 constexpr ptrdiff_t kLaterSize = ptrdiff_t{1} << 18;
-constexpr ptrdiff_t kLaterTotal = ptrdiff_t{1} << 20;
+constexpr ptrdiff_t kLaterTotal = ptrdiff_t{3} << 20;
 
 // Also the longest vector.
 constexpr ptrdiff_t kCacheLine = 64;

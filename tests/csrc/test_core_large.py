@@ -8,10 +8,10 @@ import pytest
 from tests.csrc.numpy_plan import fill, split_dense_plan
 from tests.csrc.on_core import LINEAR, RELU, TANH, backward, core, forward, numpy_backward, numpy_forward, program
 
-# A stem of 1 M and branches of 0.27 M elements for the second pass, and two branches beside them; odd everywhere.
-WIDE = split_dense_plan(1031, [514, 513, 7, 1], [530, 519, 5, 3], LINEAR, TANH)
+# A stem of 2.7 M and branches of 0.27 M elements for the second pass, and two branches beside them; odd everywhere.
+WIDE = split_dense_plan(2601, [514, 513, 7, 1], [530, 519, 5, 3], LINEAR, TANH)
 # The stem alone, whose relu is a derivative in the branches' epilogue.
-STEM = split_dense_plan(2050, [512, 30], [64, 3], RELU, RELU)
+STEM = split_dense_plan(5810, [512, 30], [64, 3], RELU, RELU)
 PLANS = {"wide": WIDE, "stem": STEM}
 # One block; several in one lane; as many lanes as there can be, of several blocks each.
 ROWS = (3, 150, 250, 300, 1700)
