@@ -290,10 +290,11 @@ void run_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) 
 }
 
 template <class T>
-void run_later(const std::vector<BlockGradients<T>>& blocks, const Later& later, Span rows, Span columns) {
+void run_later(const std::vector<BlockGradients<T>>& blocks, const LaterPiece& piece) {
+  const auto& [later, rows, columns] = piece;
   for (const BlockGradients<T>& grads : blocks) {
     const Block<T>& block = *grads.block;
-    const Node& node = block.layout->nodes[later.node];
+    const Node& node = block.layout->nodes[later->node];
     const Rows<T> a = block.value(node.step.sources[0].range);
     Gemm<T> g;
     g.m = rows.end - rows.begin;
@@ -302,8 +303,8 @@ void run_later(const std::vector<BlockGradients<T>>& blocks, const Later& later,
     g.k = g.k_end = block.rows;
     g.a = a.data + rows.begin;
     g.lda = a.ld;
-    g.b = grads.left + later.offset * block.rows + columns.begin;
-    g.ldb = later.ld;
+    g.b = grads.left + later->offset * block.rows + columns.begin;
+    g.ldb = later->ld;
     g.ldc = block.layout->params[static_cast<size_t>(node.step.kernel)].cols;
     g.c = grads.all->args->param_grads[node.step.kernel] + rows.begin * g.ldc + node.column + columns.begin;
     g.add = !grads.first;
@@ -317,12 +318,12 @@ void run_deferred(const BlockGradients<T>& grads, const Node& node, ptrdiff_t be
   source_gradient(grads, node, grads.value(node.step.dst), begin, end);
 }
 
-#define FUSEDSPLIT_FOR_TYPE(T)                                                                 \
-  template struct Gradients<T>;                                                                \
-  template struct BlockGradients<T>;                                                           \
-  template void begin_gradients<T>(const BlockGradients<T>&);                                  \
-  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);                  \
-  template void run_later<T>(const std::vector<BlockGradients<T>>&, const Later&, Span, Span); \
+#define FUSEDSPLIT_FOR_TYPE(T)                                                          \
+  template struct Gradients<T>;                                                         \
+  template struct BlockGradients<T>;                                                    \
+  template void begin_gradients<T>(const BlockGradients<T>&);                           \
+  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);           \
+  template void run_later<T>(const std::vector<BlockGradients<T>>&, const LaterPiece&); \
   template void run_deferred<T>(const BlockGradients<T>&, const Node&, ptrdiff_t, ptrdiff_t);
 FUSEDSPLIT_FOR_TYPE(float)
 FUSEDSPLIT_FOR_TYPE(double)

@@ -49,9 +49,15 @@ struct Span {
   ptrdiff_t end = 0;
 };
 
-// The second pass: these rows and columns of the gradient of a node's kernel, summed over blocks in their order.
+// What one task of the second pass computes: these rows and columns of the gradient of a node's kernel.
+struct LaterPiece {
+  const Later* later = nullptr;
+  Span rows, columns;
+};
+
+// Sums a piece over blocks, in their order.
 template <class T>
-void run_later(const std::vector<BlockGradients<T>>& blocks, const Later& later, Span rows, Span columns);
+void run_later(const std::vector<BlockGradients<T>>& blocks, const LaterPiece& piece);
 
 // What was left, for rows [begin, end) of the block.
 template <class T>

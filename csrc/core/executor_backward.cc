@@ -18,6 +18,27 @@ bool wants_source(const Node& node, const std::vector<char>& wanted) {
   return node.step.kind == StepKind::kDense && wanted[static_cast<size_t>(node.step.sources[0].range.value)];
 }
 
+// A block of every lane at a time, each followed by the second pass over these blocks; `backs` is by lane.
+template <class T, class RunBlock>
+void run_rounds(Workers* workers, const Blocks& blocks, const std::vector<LaterPiece>& pieces,
+                const std::vector<BlockGradients<T>>& backs, const RunBlock& run_block) {
+  ptrdiff_t rounds = 0;
+  for (ptrdiff_t lane = 0; lane < blocks.lanes; ++lane) rounds = std::max(rounds, blocks.lane_blocks(lane));
+  for (ptrdiff_t b = 0; b < rounds; ++b) {
+    workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
+      if (b < blocks.lane_blocks(lane)) run_block(lane, b, worker);
+    });
+    std::vector<BlockGradients<T>> round;
+    for (const BlockGradients<T>& back : backs)
+      if (b < blocks.lane_blocks(back.lane)) {
+        round.push_back(back);
+        round.back().first = b == 0 && round.size() == 1;
+      }
+    workers->run(static_cast<ptrdiff_t>(pieces.size()),
+                 [&](ptrdiff_t i, int) { run_later(round, pieces[static_cast<size_t>(i)]); });
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -92,10 +113,9 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
       pack_node(*call->kernels, layout_, node, args.params, true, transposed);
   });
 
+  const std::vector<LaterPiece> pieces = later_pieces(grads);
+  const bool second = !pieces.empty();
   // Values that are computed again, where the second pass still finds them.
-  const bool second = std::any_of(layout_.later.begin(), layout_.later.end(), [&](const Later& later) {
-    return grads.wants_param(layout_.nodes[later.node].step.kernel);
-  });
   const bool keeps_all = !args.saved && second;
   const ptrdiff_t kept = layout_.kept_width * layout_.kept_rows;
   const Scratch values(keeps_all ? static_cast<size_t>(kept * blocks.lanes) * sizeof(T) : 0);
@@ -129,35 +149,18 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
       for (ptrdiff_t b = 0; b < blocks.lane_blocks(lane); ++b) run_block(lane, b, worker);
     });
   } else {
-    ptrdiff_t most = 0;
-    for (ptrdiff_t lane = 0; lane < blocks.lanes; ++lane) most = std::max(most, blocks.lane_blocks(lane));
-    for (ptrdiff_t b = 0; b < most; ++b) {
-      workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
-        if (b == 0) zero_params(grads, lane, false);
-        if (b < blocks.lane_blocks(lane)) run_block(lane, b, worker);
-      });
-      second_pass(workers, grads, backs, b);
-    }
+    run_rounds(workers, blocks, pieces, backs, [&](ptrdiff_t lane, ptrdiff_t b, int worker) {
+      if (b == 0) zero_params(grads, lane, false);
+      run_block(lane, b, worker);
+    });
   }
   reduce(workers, grads, blocks.lanes);
 }
 
-// The gradients of the kernels that were left for later, from the last block of every lane.
+// The tasks of the second pass, for the gradients that are wanted.
 template <class T>
-void Executor<T>::second_pass(Workers* workers, const Gradients<T>& grads,
-                              const std::vector<BlockGradients<T>>& backs, ptrdiff_t round) const {
-  std::vector<BlockGradients<T>> blocks;
-  for (const BlockGradients<T>& back : backs) {
-    const Blocks all(layout_, grads.args->rows);
-    if (round >= all.lane_blocks(back.lane)) continue;
-    blocks.push_back(back);
-    blocks.back().first = round == 0 && blocks.size() == 1;
-  }
-  struct Piece {
-    const Later* later;
-    Span rows, columns;
-  };
-  std::vector<Piece> pieces;
+std::vector<LaterPiece> Executor<T>::later_pieces(const Gradients<T>& grads) const {
+  std::vector<LaterPiece> pieces;
   for (const Later& later : layout_.later) {
     const Step& step = layout_.nodes[later.node].step;
     const ptrdiff_t rows = step.sources[0].range.width(), columns = step.dst.width();
@@ -169,10 +172,7 @@ void Executor<T>::second_pass(Workers* workers, const Gradients<T>& grads,
       for (ptrdiff_t p = 0; p < parts; ++p)
         pieces.push_back({&later, {r, std::min(r + kLaterRows, rows)}, {cut(p), cut(p + 1)}});
   }
-  workers->run(static_cast<ptrdiff_t>(pieces.size()), [&](ptrdiff_t i, int) {
-    const Piece& piece = pieces[static_cast<size_t>(i)];
-    run_later(blocks, *piece.later, piece.rows, piece.columns);
-  });
+  return pieces;
 }
 
 // One block of all rows: workers share the chains of a stage, from the last stage on, and then the rows of

@@ -29,8 +29,6 @@ constexpr ptrdiff_t kLaterTotal = ptrdiff_t{3} << 20;
 // Also the longest vector.
 constexpr ptrdiff_t kCacheLine = 64;
 
-ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) / unit * unit; }
-
 // The stride of a panel: an odd number of cache lines, so that a column of it spreads over all sets, unless
 // a tile reads it whole.
 ptrdiff_t panel_ld(ptrdiff_t width, ptrdiff_t unit) {

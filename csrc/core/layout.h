@@ -10,6 +10,8 @@
 
 namespace fusedsplit {
 
+inline ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) / unit * unit; }
+
 // Where the columns of a value are. Inputs and outputs are the caller's tensors; hidden values, and the
 // gradients of all values but inputs, are panels of a block: `offset * rows` elements into it, a row every
 // `ld`, with rows the block's own number of rows.

@@ -9,8 +9,6 @@
 namespace fusedsplit {
 namespace {
 
-ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) / unit * unit; }
-
 bool at_most_relu(const Activation& activation) {
   return activation.kind == ActivationKind::kLinear || activation.kind == ActivationKind::kRelu;
 }
@@ -24,6 +22,14 @@ std::vector<std::vector<size_t>> writers_of(const std::vector<Node>& nodes, size
   for (size_t n = 0; n < nodes.size(); ++n)
     writers[static_cast<size_t>(nodes[n].step.dst.value)].push_back(n);
   return writers;
+}
+
+// By value, how many sources read it.
+std::vector<int> count_reads(const std::vector<Node>& nodes, size_t values) {
+  std::vector<int> reads(values);
+  for (const Node& node : nodes)
+    for (const Source& s : node.step.sources) ++reads[static_cast<size_t>(s.range.value)];
+  return reads;
 }
 
 }  // namespace
@@ -106,9 +112,7 @@ std::vector<Fold::Term> Layout::fold_terms(const Step& step,
 }
 
 void Layout::find_folds() {
-  std::vector<int> reads(places.size());
-  for (const Node& node : nodes)
-    for (const Source& s : node.step.sources) ++reads[static_cast<size_t>(s.range.value)];
+  const std::vector<int> reads = count_reads(nodes, places.size());
   const auto writers = writers_of(nodes, places.size());
   for (size_t m = 0; m < nodes.size(); ++m) {
     Fold fold{m, fold_terms(nodes[m].step, writers)};
@@ -121,8 +125,7 @@ void Layout::find_folds() {
       node.fold = static_cast<int>(folds.size());
       // The unit does it in registers, in one chunk of K.
       node.elided = at_most_relu(step.activation) && step.sources[0].range.width() <= kChunk &&
-                    step.dst.width() > kDotMaxColumns && places[v].role == Role::kHidden && reads[v] == 1 &&
-                    step.dst.width() == places[v].width;
+                    step.dst.width() > kDotMaxColumns && reads[v] == 1 && step.dst.width() == places[v].width;
     }
     nodes[m].folded = true;
     folds.push_back(std::move(fold));
@@ -132,12 +135,10 @@ void Layout::find_folds() {
 // Where a relu's output is read once, as a whole, by a Dense, that product's epilogue applies its
 // derivative.
 void Layout::find_masks() {
-  std::vector<int> reads(places.size());
+  const std::vector<int> reads = count_reads(nodes, places.size());
   std::vector<ptrdiff_t> writer(places.size(), -1);
-  for (size_t n = 0; n < nodes.size(); ++n) {
-    for (const Source& s : nodes[n].step.sources) ++reads[static_cast<size_t>(s.range.value)];
+  for (size_t n = 0; n < nodes.size(); ++n)
     writer[static_cast<size_t>(nodes[n].step.dst.value)] = static_cast<ptrdiff_t>(n);
-  }
   for (Node& node : nodes) {
     const Range& r = node.step.sources[0].range;
     const size_t v = static_cast<size_t>(r.value);

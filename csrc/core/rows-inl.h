@@ -1,5 +1,5 @@
-// Everything that is not a product: merges, operations over a row, mixtures. Plain loops
-// that the compiler vectorizes for the ISA of the unit that includes this file.
+// Everything that is not a product: merges, operations over a row, mixtures. Plain loops that the compiler
+// vectorizes for the ISA of the unit that includes this file.
 
 namespace fusedsplit {
 namespace {

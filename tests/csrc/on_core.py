@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,25 @@ def backward(case: Case, save: bool = True, wanted=None):
         case.inputs, case.params, case.points, outputs, saved, case.output_grads, wanted
     )
     return [*input_grads, *param_grads]
+
+
+def check_against_numpy(case: Case, bound: float = 1e-11) -> None:
+    """Values and gradients, with and without saved values, up to `bound` of the largest element of each."""
+    pairs = [*zip(forward(case)[0], numpy_forward(case), strict=True)]
+    grads = numpy_backward(case)
+    for save in (True, False):
+        pairs += zip(backward(case, save), grads, strict=True)
+    for got, want in pairs:
+        np.testing.assert_allclose(got, want, rtol=0, atol=bound * max(1.0, np.abs(want).max(initial=0)))
+
+
+def check_rows_alone(case: Case, parts: Iterable[tuple[int, int]]) -> None:
+    """Rows have the same bits in parts of the batch, with and without saved values."""
+    (whole,) = forward(case)[0]
+    for start, stop in parts:
+        part = case.rows(start, stop)
+        for save in (False, True):
+            assert forward(part, save)[0][0].tobytes() == whole[start:stop].tobytes(), (start, stop)
 
 
 def numpy_forward(case: Case):

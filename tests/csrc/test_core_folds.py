@@ -7,7 +7,7 @@ import pytest
 
 from fusedsplit.plan import Activation, Dense, Merge, Param, Plan, Range, Value
 from tests.csrc.numpy_plan import fill
-from tests.csrc.on_core import LINEAR, RELU, TANH, backward, forward, numpy_backward, numpy_forward
+from tests.csrc.on_core import LINEAR, RELU, TANH, check_against_numpy, check_rows_alone, forward
 
 GELU = Activation("gelu")
 ROWS = (0, 1, 5, 13, 200, 600)
@@ -67,23 +67,14 @@ PLANS = {
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", PLANS)
 def test_values_and_gradients(isa, name, rows):
-    case = fill(PLANS[name], rows, np.random.default_rng(1))
-    pairs = [*zip(forward(case)[0], numpy_forward(case), strict=True)]
-    for save in (True, False):
-        pairs += zip(backward(case, save), numpy_backward(case), strict=True)
-    for got, want in pairs:
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-11 * max(1.0, np.abs(want).max(initial=0)))
+    check_against_numpy(fill(PLANS[name], rows, np.random.default_rng(1)))
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_a_row_does_not_depend_on_its_batch(isa, name):
     """Nor on whether values are saved for backward, which then also writes the sources."""
     case = fill(PLANS[name], 300, np.random.default_rng(2)).cast(np.float32)
-    (whole,) = forward(case)[0]
-    for start, stop in ((0, 1), (5, 37), (100, 230), (3, 203)):
-        part = case.rows(start, stop)
-        for save in (False, True):
-            assert forward(part, save)[0][0].tobytes() == whole[start:stop].tobytes(), (start, stop)
+    check_rows_alone(case, ((0, 1), (5, 37), (100, 230), (3, 203)))
 
 
 def test_a_nan_reaches_the_result(isa):

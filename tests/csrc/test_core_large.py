@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.csrc.numpy_plan import fill, split_dense_plan
-from tests.csrc.on_core import LINEAR, RELU, TANH, backward, core, forward, numpy_backward, numpy_forward, program
+from tests.csrc.on_core import LINEAR, RELU, TANH, backward, check_against_numpy, core, program
 
 # A stem of 2.7 M and branches of 0.27 M elements for the second pass, and two branches beside them; odd everywhere.
 WIDE = split_dense_plan(2601, [514, 513, 7, 1], [530, 519, 5, 3], LINEAR, TANH)
@@ -20,13 +20,7 @@ ROWS = (3, 150, 250, 300, 1700)
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", PLANS)
 def test_values_and_gradients(name, rows):
-    case = fill(PLANS[name], rows, np.random.default_rng(1))
-    pairs = [*zip(forward(case)[0], numpy_forward(case), strict=True)]
-    want = numpy_backward(case)
-    for save in (True, False):
-        pairs += zip(backward(case, save), want, strict=True)
-    for got, expected in pairs:
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 * max(1.0, np.abs(expected).max()))
+    check_against_numpy(fill(PLANS[name], rows, np.random.default_rng(1)), bound=1e-10)
 
 
 @pytest.mark.parametrize("rows", ROWS)
