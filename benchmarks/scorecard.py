@@ -21,10 +21,10 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from fusedsplit import native
 from fusedsplit.bench import cases, ceilings, conditions, fused, harness, ladder, providers
 from fusedsplit.bench.cases import Branch, Case
 from fusedsplit.bench.program import ProviderUnavailable
+from fusedsplit.native import library
 
 
 class Score(NamedTuple):
@@ -160,15 +160,15 @@ def latency() -> Iterator[Score]:
 
 def threads() -> Iterator[Score]:
     """Two threads against one."""
-    library = native.OpLibrary(native.op_path())
-    allowed = int(library.info()["threads"])
+    op_library = library.OpLibrary(library.op_path())
+    allowed = int(op_library.info()["threads"])
     if allowed < 2:
         yield Score("two threads against one", None, 1.8, "x", note=f"only {allowed} usable here")
         return
 
     def limited(call: Callable[[], object], count: int) -> Callable[[], object]:
         def run() -> None:
-            library.set_threads(count)
+            op_library.set_threads(count)
             call()
 
         return run
@@ -332,7 +332,7 @@ def main() -> None:
     for name in names:
         try:
             section = list(SECTIONS[name]())
-        except (ProviderUnavailable, native.NativeError) as error:
+        except (ProviderUnavailable, library.NativeError) as error:
             console.print(f"{name}: not measured: {error}", style="yellow", markup=False)
             continue
         console.print(table(name, section))

@@ -7,40 +7,41 @@ imported the layer classes are registered for loading at once, elsewhere as soon
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 from fusedsplit import _registration
 
 if TYPE_CHECKING:  # what the lazy names are, for type checkers
-    from fusedsplit import merges
-    from fusedsplit.backends.reference import model as reference
-    from fusedsplit.check import check
-    from fusedsplit.dispatch import FusedSplitWarning, split_dense, use_backend
-    from fusedsplit.dynamic import LearnedSplit
-    from fusedsplit.explain import explain
-    from fusedsplit.info import info
-    from fusedsplit.layers import DynamicSplitDense, MergeDense, SplitDense
-    from fusedsplit.spec import SplitSpec
+    from fusedsplit.backends.dispatch import FusedSplitWarning, use_backend
+    from fusedsplit.layers import merges
+    from fusedsplit.layers.dynamic import LearnedSplit
+    from fusedsplit.layers.dynamic_split_dense import DynamicSplitDense
+    from fusedsplit.layers.functional import split_dense
+    from fusedsplit.layers.merge_dense import MergeDense
+    from fusedsplit.layers.reference import model as reference
+    from fusedsplit.layers.spec import SplitSpec
+    from fusedsplit.layers.split_dense import SplitDense
+    from fusedsplit.tools.check import check
+    from fusedsplit.tools.explain import explain
+    from fusedsplit.tools.info import info
 
 __version__ = "0.1.0"
 
 # Public name -> (module, name there; None for the module itself).
 _PUBLIC: dict[str, tuple[str, str | None]] = {
-    "SplitDense": ("layers", "SplitDense"),
-    "MergeDense": ("layers", "MergeDense"),
-    "DynamicSplitDense": ("layers", "DynamicSplitDense"),
-    "LearnedSplit": ("dynamic", "LearnedSplit"),
-    "SplitSpec": ("spec", "SplitSpec"),
-    "merges": ("merges", None),
-    "split_dense": ("dispatch", "split_dense"),
-    "use_backend": ("dispatch", "use_backend"),
-    "FusedSplitWarning": ("dispatch", "FusedSplitWarning"),
-    "reference": ("backends.reference", "model"),
-    "check": ("check", "check"),
-    "explain": ("explain", "explain"),
-    "info": ("info", "info"),
+    "SplitDense": ("layers.split_dense", "SplitDense"),
+    "MergeDense": ("layers.merge_dense", "MergeDense"),
+    "DynamicSplitDense": ("layers.dynamic_split_dense", "DynamicSplitDense"),
+    "LearnedSplit": ("layers.dynamic", "LearnedSplit"),
+    "SplitSpec": ("layers.spec", "SplitSpec"),
+    "merges": ("layers.merges", None),
+    "split_dense": ("layers.functional", "split_dense"),
+    "reference": ("layers.reference", "model"),
+    "use_backend": ("backends.dispatch", "use_backend"),
+    "FusedSplitWarning": ("backends.dispatch", "FusedSplitWarning"),
+    "check": ("tools.check", "check"),
+    "explain": ("tools.explain", "explain"),
+    "info": ("tools.info", "info"),
 }
 
 __all__ = [*_PUBLIC, "__version__"]
@@ -61,14 +62,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
-class _Package(types.ModuleType):
-    """Keeps the import of a submodule (check, explain, info) from hiding the function of the same name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        hides = name in _PUBLIC and _PUBLIC[name][1] is not None and isinstance(value, types.ModuleType)
-        if not hides:
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 _registration.install()

@@ -14,6 +14,9 @@ import sys
 import types
 from collections.abc import Sequence
 
+# The modules whose import registers a class.
+_LAYERS = ("split_dense", "merge_dense", "dynamic_split_dense")
+
 
 def install() -> None:
     """Registers at once if Keras is imported, else when it will be."""
@@ -27,7 +30,8 @@ def install() -> None:
 def register() -> None:
     """Imports the layers, which registers them; a Keras that they cannot run on stays usable without them."""
     try:
-        importlib.import_module("fusedsplit.layers")
+        for name in _LAYERS:
+            importlib.import_module(f"fusedsplit.layers.{name}")
     except ImportError:
         pass
 

@@ -25,7 +25,7 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from fusedsplit.info import info
+    from fusedsplit.tools.info import info
 
     print(info())
     return 0
@@ -38,7 +38,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from fusedsplit.check_suite import run
+    from fusedsplit.tools.suite import run
 
     return run(args.random, args.seed, args.backends)
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from fusedsplit import config, dispatch
-from fusedsplit.backends import op
+from fusedsplit import config
+from fusedsplit.backends import dispatch, op
 
 FUSED_BACKENDS = ("op", "xla", "tf")
 
@@ -50,7 +50,7 @@ def setenv(monkeypatch: pytest.MonkeyPatch):
     def forget() -> None:
         config.backend.cache_clear()
         config.verbose.cache_clear()
-        dispatch._eager_op_plan.cache_clear()
+        dispatch._runs_op_eagerly.cache_clear()
 
     def set_one(name: str, value: str) -> None:
         monkeypatch.setenv(name, value)

@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "matrix"
 # The op, gradients of every order, saving, export, and what Keras does with layers.
 TESTS = (
-    "test_dispatch.py",
-    "test_keras.py",
-    "test_merges.py",
-    "test_dynamic.py",
-    "test_seeds.py",
+    "layers/test_keras.py",
+    "layers/test_merges.py",
+    "layers/test_dynamic.py",
+    "layers/test_seeds.py",
+    "backends/test_dispatch.py",
     "backends/test_op.py",
     "backends/test_op_in_xla.py",
 )

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from fusedsplit import merges
-from fusedsplit.spec import DenseSpec, SplitSpec
+from fusedsplit.layers import merges
+from fusedsplit.layers.spec import DenseSpec, SplitSpec
 
 _erf = np.vectorize(math.erf, otypes=[float])
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717

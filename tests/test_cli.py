@@ -21,14 +21,14 @@ def test_check(capsys):
 
 
 def test_check_says_so_when_something_fails(capsys, monkeypatch):
-    from fusedsplit import dispatch
+    from fusedsplit.backends import dispatch
 
     right = dispatch.run
     monkeypatch.setattr(
         dispatch,
         "run",
-        lambda spec, inputs, params, points=(), backend="tf", logits=False: [
-            y + (backend != "reference") for y in right(spec, inputs, params, points, backend, logits)
+        lambda computation, operands, backend, logits=False: [
+            y + (backend != "reference") for y in right(computation, operands, backend, logits)
         ],
     )
     assert main(["check", "--random", "0", "--backends", "tf"]) == 1

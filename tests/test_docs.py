@@ -14,7 +14,17 @@ from keras.layers import Activation, Concatenate, Dense, Dropout, Lambda
 import fusedsplit as fs
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("layers", "dynamic", "merges", "check", "dispatch", "explain", "info")
+MODULES = (
+    "layers.split_dense",
+    "layers.merge_dense",
+    "layers.dynamic_split_dense",
+    "layers.dynamic",
+    "layers.merges",
+    "layers.functional",
+    "tools.check",
+    "tools.explain",
+    "tools.info",
+)
 README = ROOT / "README.md"
 pytestmark = pytest.mark.filterwarnings("ignore::fusedsplit.FusedSplitWarning")
 

@@ -1,8 +1,8 @@
-"""What every executor of plans offers to `dispatch.py`."""
+"""What meets in `dispatch.py`: computations, which are what there is to run, and backends, which run plans."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -17,6 +17,74 @@ class CallContext(NamedTuple):
     in_xla: bool = False
     in_save: bool = False
     in_branch: bool = False  # of a tf.cond or tf.switch_case
+
+
+class Operands(NamedTuple):
+    """Every tensor that a plan is run on.
+
+    Attributes:
+        inputs: one for each input of the plan, masks included, of one dtype and with equal leading dimensions.
+        params: one for each param, of that dtype.
+        points: one int32 tensor for each point, of shape () or (rows,).
+    """
+
+    inputs: list[Any]
+    params: list[Any]
+    points: list[Any]
+
+
+# A backend's `run`.
+Run = Callable[["Plan", Sequence[Any], Sequence[Any], Sequence[Any]], list[Any]]
+
+
+class Computation(Protocol):
+    """What a layer, or a region of a model, hands to dispatch: row-wise work as a plan, and the same thing unfused."""
+
+    @property
+    def name(self) -> str:
+        """Whose computation it is, in reports."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in."""
+        ...
+
+    @property
+    def logit_outputs(self) -> tuple[int, ...]:
+        """The outputs that come from a sigmoid or a softmax, whose input Keras' crossentropies look for."""
+        ...
+
+    def unfusable_reasons(self) -> list[str]:
+        """Why a call now can only run unfused; empty where the plan may run."""
+        ...
+
+    def plan(self, logits: bool = False) -> Plan:
+        """What is computed. With `logits`, those of `logit_outputs` are further outputs, behind the others.
+
+        Only where `unfusable_reasons` is empty.
+        """
+        ...
+
+    def params(self) -> list[Any]:
+        """The plan's params as they are now."""
+        ...
+
+    def operands(self, inputs: Sequence[Any]) -> Operands:
+        """Everything that a call on `inputs` is computed from, read now; masks are drawn anew."""
+        ...
+
+    def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
+        """The outputs, and behind them the logits if wanted, by a backend's `run`."""
+        ...
+
+    def unfused(self, operands: Operands) -> list[Any]:
+        """The outputs without a plan, in the dtype of the operands."""
+        ...
+
+    def call_unfused(self, inputs: Sequence[Any]) -> list[Any]:
+        """The outputs of a call by the Keras layers themselves."""
+        ...
 
 
 class Backend(Protocol):

@@ -25,10 +25,11 @@ from tensorflow.python.eager import core as eager_core
 from tensorflow.python.eager import record
 from tensorflow.python.framework import func_graph, ops
 
-from fusedsplit import config, native
+from fusedsplit import config
 from fusedsplit.backends import op_in_xla
 from fusedsplit.backends.base import CallContext
-from fusedsplit.backends.xla import execute, in_xla
+from fusedsplit.backends.tf import execute, in_xla
+from fusedsplit.native import library
 from fusedsplit.plan import Plan
 
 INFER = "FusedsplitInfer"
@@ -42,18 +43,18 @@ class _Loaded:
 
     def __init__(self) -> None:
         self.wrappers: Any = None
-        self.library: native.OpLibrary | None = None
+        self.library: library.OpLibrary | None = None
         self.reason: str | None = None
         config.max_isa(), config.num_threads()  # the library ignores what it does not understand: say so here
-        path = native.op_path()
-        self.reason = native.file_problem(path)
+        path = library.op_path()
+        self.reason = library.file_problem(path)
         if self.reason is not None:
             return
         try:
             # TensorFlow must be the first to load it, since the ops register themselves then.
             self.wrappers = tf.load_op_library(str(path))
-            self.library = native.OpLibrary(path)
-        except (tf.errors.OpError, native.NativeError) as error:
+            self.library = library.OpLibrary(path)
+        except (tf.errors.OpError, library.NativeError) as error:
             self.reason = f"the op library cannot be used: {error}"
             return
         # TensorFlow's own setting, where there is one, binds the op as well.
@@ -152,7 +153,7 @@ class _Call:
 
     def __init__(self, plan: Plan):
         if problem() is not None:
-            raise native.NativeError(problem())
+            raise library.NativeError(problem())
         self.wrappers = _loaded().wrappers
         self.code = pack_plan(plan.encode())
         self.widths = [plan.values[i].width for i in plan.outputs]

@@ -1,4 +1,4 @@
-"""The pure-TensorFlow forms: `tf`, and `xla`, which is the same program jit-compiled."""
+"""The pure-TensorFlow form: a plan in TensorFlow's own operations, traced into whatever graph or tape is there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tensorflow.python.framework import ops as tf_ops
 from tensorflow.python.ops import control_flow_util
 from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
 
+from fusedsplit.backends.activations import activate
 from fusedsplit.backends.base import CallContext
-from fusedsplit.backends.reference import activate
 from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Mix, Plan, Range, Row, Step, sources
 
 # Under XLA equal branches from this many on are one batched product: 1.2 to 1.4 times as fast at batch 32 and 512 on
@@ -262,27 +262,4 @@ class TensorFlow:
         return execute(plan, inputs, params, points)
 
 
-class Xla(TensorFlow):
-    """`xla`: the same, as one jit-compiled function for each plan, compiled once for each shape that XLA sees."""
-
-    name = "xla"
-
-    def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
-        params = [tf.convert_to_tensor(p) for p in params]
-        ranks = tuple(x.shape.rank for x in inputs)
-        function = _compiled(plan, inputs[0].dtype, ranks, tuple(p.shape.rank for p in points))
-        return function(list(inputs), params, list(points))
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(plan: Plan, dtype: tf.DType, ranks: tuple[int, ...], point_ranks: tuple[int, ...]) -> Any:
-    """One trace for all batch sizes: only XLA itself compiles anew for a new shape."""
-    inputs = [tf.TensorSpec([None] * (rank - 1) + [plan.values[v].width], dtype) for rank, v in zip(ranks, plan.inputs)]
-    params = [tf.TensorSpec(p.shape, dtype) for p in plan.params]
-    points = [tf.TensorSpec([None] * rank, tf.int32) for rank in point_ranks]
-    function = tf.function(functools.partial(execute, plan), jit_compile=True, autograph=False)
-    return function.get_concrete_function(inputs, params, points)
-
-
 TF = TensorFlow()
-XLA = Xla()

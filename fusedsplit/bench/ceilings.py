@@ -12,8 +12,8 @@ from types import ModuleType
 import numpy as np
 import tensorflow as tf
 
-from fusedsplit import native
 from fusedsplit.bench.harness import Timing
+from fusedsplit.native import library
 from fusedsplit.plan import LINEAR, Dense, Param, Plan, Range, Value
 
 SIZE = 2048
@@ -24,7 +24,7 @@ _FMA_SHARE = 0.88
 
 def core() -> ModuleType | None:
     """The native core, or None where it cannot be used."""
-    return None if native.core_problem() else native.core()
+    return None if library.core_problem() else library.core()
 
 
 def tensorflow_product() -> Callable[[], object]:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fusedsplit.backends import reference
+from fusedsplit.backends.activations import activate as keras_activate
+from fusedsplit.backends.base import Operands
 from fusedsplit.bench.numeric import RATIO, Result, Truth
-from fusedsplit.check import bounding, bounding_merge
-from fusedsplit.dispatch import Prepared
-from fusedsplit.merges import Elementwise
+from fusedsplit.layers import reference
+from fusedsplit.layers.magnitude import bounding, bounding_merge
+from fusedsplit.layers.merges import Elementwise
+from fusedsplit.layers.spec import SplitSpec
 from fusedsplit.plan import Activation
 
 
@@ -23,14 +25,14 @@ class _Pass:
     `kinks` are the arguments of every relu, and the distances between what a maximum or minimum chooses from.
     """
 
-    def __init__(self, call: Prepared, dtype: str, magnitude: bool = False):
+    def __init__(self, spec: SplitSpec, operands: Operands, dtype: str, magnitude: bool = False):
         self.dtype = dtype
         self.magnitude = magnitude
         self.kinks: list[tf.Tensor] = []
-        inputs, self.params = self.tensors(call.inputs), self.tensors(call.params)
+        inputs, self.params = self.tensors(operands.inputs), self.tensors(operands.params)
         with tf.GradientTape() as self.tape:
             self.tape.watch(self.params)
-            (self.output,) = reference.compute(call.spec, inputs, self.params, call.points, self.activate, self.merge)
+            (self.output,) = reference.compute(spec, inputs, self.params, operands.points, self.activate, self.merge)
 
     def tensors(self, arrays: Sequence[Any]) -> list[tf.Tensor]:
         return [tf.constant(np.abs(a) if self.magnitude else np.asarray(a), self.dtype) for a in arrays]
@@ -38,7 +40,7 @@ class _Pass:
     def activate(self, activation: Activation, z: tf.Tensor) -> tf.Tensor:
         if activation.name == "relu":
             self.kinks.append(z)
-        return bounding(activation, z) if self.magnitude else reference.activate(activation, z)
+        return bounding(activation, z) if self.magnitude else keras_activate(activation, z)
 
     def merge(self, how: Any, parts: Sequence[tf.Tensor], source: tf.Tensor) -> tf.Tensor:
         if isinstance(how, Elementwise) and how.name in ("maximum", "minimum"):
@@ -63,8 +65,9 @@ def solve(layer: Any, x: Any, dy: np.ndarray) -> Truth:
         x: an array, or a list of them.
         dy: of the output's shape.
     """
-    call = layer.prepare([tf.constant(a) for a in (x if isinstance(x, list) else [x])], training=False)
-    exact, rounded, terms = _Pass(call, "float64"), _Pass(call, "float32"), _Pass(call, "float64", magnitude=True)
+    operands = layer.computation().operands([tf.constant(a) for a in (x if isinstance(x, list) else [x])])
+    call = (layer.spec, operands)
+    exact, rounded, terms = _Pass(*call, "float64"), _Pass(*call, "float32"), _Pass(*call, "float64", magnitude=True)
     near = np.zeros(len(dy), bool)
     for z, own in zip(exact.kinks, rounded.kinks):
         allowed = RATIO * np.max(np.abs(z - tf.cast(own, z.dtype)))

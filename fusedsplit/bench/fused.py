@@ -9,8 +9,7 @@ import keras
 import tensorflow as tf
 
 import fusedsplit as fs
-from fusedsplit import dispatch
-from fusedsplit.backends import op
+from fusedsplit.backends import dispatch, op
 from fusedsplit.bench.cases import Case
 from fusedsplit.bench.program import ProviderUnavailable
 from fusedsplit.plan import Plan
@@ -21,12 +20,12 @@ def reasons_against(layer: Any, backend: str, jit: bool = False) -> list[str]:
     if backend == "auto":
         return []
     context = dispatch.current_context(layer.compute_dtype)._replace(eager=not jit, in_xla=jit)
-    return dispatch.reasons_against(layer.spec, context, layer.unfusable_reasons())[backend]
+    return dispatch.reasons_against(plan(layer), context, layer.unfusable_reasons())[backend]
 
 
 def plan(layer: Any) -> Plan:
     """The plan of a built layer."""
-    return dispatch.plan_of(layer.spec)
+    return layer.computation().plan()
 
 
 def split_dense_layer(case: Case, layers: Sequence[Any], backend: str, jit: bool = False) -> Any:

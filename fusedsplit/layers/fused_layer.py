@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras.layers import Dense, Layer
 
-from fusedsplit import dispatch, merges
-from fusedsplit.merges import NamedMerge
-from fusedsplit.spec import Branch, CallableMerge, SplitSpec
-from fusedsplit.sublayers import (
-    BRANCH_LAYERS,
-    SpecReader,
-    as_stack,
-    check_serializable,
-    dynamic_reasons,
-    is_fused,
-    static_reasons,
-)
-
-# A shape, or one for each input.
-Shape = tuple[int | None, ...]
+from fusedsplit.backends import dispatch
+from fusedsplit.layers import merges
+from fusedsplit.layers.computation import LayerComputation, UnfusedComputation, ones_like_rows
+from fusedsplit.layers.merges import NamedMerge
+from fusedsplit.layers.serialization import deserialize, serialize, serialize_merge
+from fusedsplit.layers.shapes import Shape, build_stack, callable_width, checked_shape, stack_shape
+from fusedsplit.layers.spec import Branch, CallableMerge, SplitSpec
+from fusedsplit.layers.sublayers import BRANCH_LAYERS, SpecReader, as_stack, static_reasons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +56,9 @@ class FusedLayer(Layer):
         self._structure = _Structure(indices[0], tuple(indices[1:-1]), indices[-1])
         # In a box that Keras does not look into: a merge that is a layer is a function here, not a part.
         self._merge = _Box(merge_function)
-        self._specs: dict[bool, SplitSpec] = {}
-        self._readers: dict[bool, SpecReader] = {}
-        self._static_reasons: list[str] = []
+        self._merge_widths: dict[tuple[int, ...], int] = {}
+        # By whether they are for training.
+        self._computations: dict[bool, LayerComputation | UnfusedComputation] = {}
         # Whether a call on one tensor depends on nothing but the tensor and the weights.
         self._plain = False
         self._width = 0
@@ -112,24 +104,26 @@ class FusedLayer(Layer):
 
     def spec_for(self, training: bool | None) -> SplitSpec:
         """`spec`, or what the layer computes while training, where a mask for each Dropout is one more input."""
-        if not self.built:
-            raise ValueError(f"expected a built layer, whose input sizes are known. Received: {self.name!r}, not built")
-        if not self._specs:
-            raise ValueError(f"{self.name!r} has no spec: " + "; ".join(self._static_reasons))
-        return self._specs[bool(training)]
+        return self.computation(training).spec
 
     @property
     def params(self) -> list[Any]:
         """The weights in the order of `spec.params`: tf.Variables, or computed tensors (LoRA), read at each access."""
-        return self.params_for(training=False)
+        return self.computation().params()
 
-    def params_for(self, training: bool | None) -> list[Any]:
-        """`params`, or what takes their place while training."""
-        return [_tensor(getattr(layer, name)) for layer, name in self._readers[bool(training)].weights]
+    def computation(self, training: bool | None = False) -> LayerComputation | UnfusedComputation:
+        """What the layer hands to dispatch, at inference or while training.
+
+        Raises:
+            ValueError: if the layer is not built.
+        """
+        if not self.built:
+            raise ValueError(f"expected a built layer, whose input sizes are known. Received: {self.name!r}, not built")
+        return self._computations[bool(training)]
 
     def unfusable_reasons(self) -> list[str]:
         """Why a call now must go through the sub-layers themselves; empty if it need not."""
-        return self._static_reasons + dynamic_reasons(self._sublayers)
+        return self.computation().unfusable_reasons()
 
     def nested_reasons(self, dtype: str) -> list[str]:
         """Why the layer cannot be a part of another one's plan."""
@@ -138,14 +132,13 @@ class FusedLayer(Layer):
             reasons.append(f"{type(self).__name__} {self.name!r} has a merge that is no plan step")
         return reasons
 
-    def prepare(self, inputs: list[Any], training: bool | None) -> dispatch.Prepared:
-        """The spec of a call, and all tensors that it is computed from."""
-        masks = [self.mask(source, width, inputs[0]) for source, width in self._readers[bool(training)].masks]
-        return dispatch.Prepared(self.spec_for(training), [*inputs, *masks], self.params_for(training), [])
-
     def mask(self, source: Any, width: int, x: Any) -> Any:
         """A mask of the training spec: Keras' own Dropout on ones, so that the same numbers are drawn."""
-        return source(dispatch.ones_like_rows(x, width), training=True)
+        return source(ones_like_rows(x, width), training=True)
+
+    def points(self, x: Any) -> Any:
+        """Where a spec with points splits, given the layer's (first) input."""
+        raise NotImplementedError
 
     def block(self, reader: SpecReader, widths: Sequence[int]) -> SplitSpec:
         """The layer as a spec without params of its own: those of `reader`."""
@@ -160,7 +153,7 @@ class FusedLayer(Layer):
         if how is None:
             return SplitSpec(tuple(widths), (), stem, tuple(branches), None, ())
         if not isinstance(how, NamedMerge):
-            how = CallableMerge(how, _callable_width(how, part_widths, self.compute_dtype))
+            how = CallableMerge(how, self._callable_width(how, part_widths))
         head = reader.items(self.head, how.output_width(part_widths, widths[0]))
         return SplitSpec(tuple(widths), (), stem, tuple(branches), how, head)
 
@@ -173,25 +166,34 @@ class FusedLayer(Layer):
     def build(self, input_shape: Any) -> None:
         shapes = self.as_shapes(input_shape)
         self.input_shapes = tuple(shapes)
-        self._walk(shapes, _build_stack)
+        self._walk(shapes, build_stack)
         widths = [shape[-1] for shape in shapes]
-        self._static_reasons = [r for layer in self._sublayers for r in static_reasons(layer, self.compute_dtype)]
-        if not self._static_reasons:
-            for training in (False, True):
-                reader = SpecReader(len(widths), training)
-                block = self.block(reader, widths)
-                inputs = (*widths, *(width for _, width in reader.masks))
-                self._specs[training] = dataclasses.replace(block, inputs=inputs, params=reader.shapes)
-                self._readers[training] = reader
-        self._plain = (
-            bool(self._specs)
-            and self._specs[False] == self._specs[True]
-            and len(self._specs[False].inputs) == 1
-            and not self._specs[False].points
-        )
+        reasons = [r for layer in self._sublayers for r in static_reasons(layer, self.compute_dtype)]
+        for training in (False, True):
+            self._computations[training] = self._make_computation(widths, reasons, training)
+        self._plain = self._depends_on_one_tensor()
         self._width = widths[0]
         specs = [keras.layers.InputSpec(min_ndim=2, axes={-1: width}) for width in widths]
         self.input_spec = specs if self.takes_list else specs[0]
+
+    def _make_computation(
+        self, widths: Sequence[int], reasons: Sequence[str], training: bool
+    ) -> LayerComputation | UnfusedComputation:
+        if reasons:
+            return UnfusedComputation(self, reasons, training)
+        reader = SpecReader(len(widths), training)
+        block = self.block(reader, widths)
+        inputs = (*widths, *(width for _, width in reader.masks))
+        spec = dataclasses.replace(block, inputs=inputs, params=reader.shapes)
+        return LayerComputation(self, spec, reader, training)
+
+    def _depends_on_one_tensor(self) -> bool:
+        """Whether a call computes the same from one tensor and the weights alone, training or not, as one plan."""
+        inference, training = self._computations[False], self._computations[True]
+        if not inference.is_one_plan:
+            return False
+        spec = inference.spec
+        return spec == training.spec and len(spec.inputs) == 1 and not spec.points
 
     def source_shapes(self, shapes: list[Shape], stack: Callable[[list[Layer], Shape], Shape]) -> list[Shape]:
         """The shape of what each branch reads; `stack` gives the shape behind a stack of layers, building them."""
@@ -208,27 +210,36 @@ class FusedLayer(Layer):
         if isinstance(how, NamedMerge):
             width = how.output_width(widths, shapes[0][-1])
         else:
-            width = _callable_width(how, widths, self.compute_dtype)
+            width = self._callable_width(how, widths)
         return stack(self.head, (*outs[0][:-1], width))
+
+    def _callable_width(self, merge: Callable, widths: Sequence[int]) -> int:
+        key = tuple(widths)
+        if key not in self._merge_widths:
+            self._merge_widths[key] = callable_width(merge, widths, self.compute_dtype)
+        return self._merge_widths[key]
 
     # Calling.
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs and self._plain:
-            output = dispatch.call_layer_eagerly(self, args[0])
-            if output is not None:
-                return output
+            outputs = self._call_eagerly(args[0])
+            if outputs is not None:
+                return outputs if self.merge_function is None else outputs[0]
         return super().__call__(*args, **kwargs)
 
-    def takes_tensor(self, shape: Any) -> bool:
-        """Whether `input_spec` allows one tensor of that shape."""
-        return len(shape) >= 2 and shape[-1] == self._width
+    def _call_eagerly(self, x: Any) -> list[Any] | None:
+        """The outputs for a plain tensor, without what Keras does around a call; None where that may be needed."""
+        if not dispatch.is_eager_tensor(x) or len(x.shape) < 2 or x.shape[-1] != self._width:
+            return None
+        return dispatch.call_eagerly(self._computations[False], x, self.backend)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return dispatch.call_layer(self, inputs, training)
+        outputs = dispatch.call(self.computation(training), keras.tree.flatten(inputs), self.backend)
+        return outputs if self.merge_function is None else outputs[0]
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        return self._walk(self.as_shapes(input_shape), _stack_shape)
+        return self._walk(self.as_shapes(input_shape), stack_shape)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         shape = self.compute_output_shape(keras.tree.map_structure(lambda x: tuple(x.shape), inputs))
@@ -241,11 +252,11 @@ class FusedLayer(Layer):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.update(
-            sublayers=[_serialize(layer) for layer in self._sublayers],
+            sublayers=[serialize(layer) for layer in self._sublayers],
             stem=list(self._structure.stem),
             branches=[list(branch) for branch in self._structure.branches],
             head=list(self._structure.head),
-            merge=_serialize_merge(self.merge_function),
+            merge=serialize_merge(self.merge_function),
             backend=self.backend,
         )
         return config
@@ -253,7 +264,7 @@ class FusedLayer(Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> FusedLayer:
         config = dict(config)
-        flat = [_deserialize(layer) for layer in config.pop("sublayers")]
+        flat = [deserialize(layer) for layer in config.pop("sublayers")]
         for part in ("stem", "head"):
             stack = [flat[i] for i in config.pop(part)]
             if stack:
@@ -291,105 +302,3 @@ def _check_policy(layer: Layer, flat: list[Layer]) -> None:
             f"`dtype`: expected the policy of the first sub-layer, {flat[0].dtype_policy.name!r} "
             f"(set it there). Received: dtype={layer.dtype_policy.name!r}"
         )
-
-
-def _tensor(weight: Any) -> Any:
-    return weight.value if isinstance(weight, keras.Variable) else weight
-
-
-def _serialize(layer: Layer) -> dict[str, Any]:
-    if not is_fused(layer):
-        check_serializable(layer)
-    serialized = keras.saving.serialize_keras_object(layer)
-    # The layer builds its sub-layers itself; a sub-layer that is rebuilt first would add state to a locked one.
-    serialized.pop("build_config", None)
-    return serialized
-
-
-def _deserialize(serialized: dict[str, Any]) -> Layer:
-    config = dict(serialized["config"])
-    if isinstance(config.get("activation"), dict):
-        # Keras up to 3.5 cannot read an activation that is a layer back by itself.
-        config["activation"] = keras.saving.deserialize_keras_object(config["activation"])
-    return keras.saving.deserialize_keras_object({**serialized, "config": config})
-
-
-def _serialize_merge(merge: Any) -> Any:
-    if merge is None:
-        return None
-    if isinstance(merge, merges.Concat):
-        return "concat"
-    if isinstance(merge, merges.Elementwise):
-        return merge.name
-    if isinstance(merge, NamedMerge):
-        return merge.get_config()
-    return serialize_function("merge", merge)
-
-
-def serialize_function(what: str, function: Any) -> Any:
-    """The config of a function that can be loaded again.
-
-    Raises:
-        ValueError: if it is not registered with Keras.
-    """
-    if not isinstance(function, Layer):
-        registered = keras.saving.get_registered_object(keras.saving.get_registered_name(function))
-        if registered is not function:
-            raise ValueError(
-                f"`{what}`: expected a function registered with @keras.saving.register_keras_serializable(), so that "
-                f"it can be loaded. Received: {what}={function!r}"
-            )
-    return keras.saving.serialize_keras_object(function)
-
-
-@functools.lru_cache(maxsize=256)
-def _callable_width_cached(merge: Callable, widths: tuple[int, ...], dtype: str) -> int:
-    parts = [keras.KerasTensor((None, width), dtype=dtype) for width in widths]
-    merged = keras.layers.Lambda(merge).compute_output_spec(parts)
-    shape = getattr(merged, "shape", None)
-    if shape is None or len(shape) < 2 or shape[-1] is None:
-        raise ValueError(
-            f"`merge`: expected a callable that gives one tensor of shape (batch, ..., width). Received: {merged!r} "
-            f"from branch outputs of widths {list(widths)}"
-        )
-    return shape[-1]
-
-
-def _callable_width(merge: Callable, widths: Sequence[int], dtype: str) -> int:
-    """The width of what a callable merge gives, found by tracing it."""
-    return _callable_width_cached(merge, tuple(widths), dtype)
-
-
-def checked_shape(layer: Layer, shape: Iterable) -> Shape:
-    """`shape`, if it is one that a fused layer can be built for."""
-    shape = tuple(shape)
-    if len(shape) < 2:
-        raise ValueError(f"{layer.name}: expected an input of rank 2 or more. Received: shape {shape}")
-    if shape[-1] is None:
-        raise ValueError(f"{layer.name}: expected an input whose last dimension is known. Received: shape {shape}")
-    return shape
-
-
-def _build_stack(layers: list[Layer], shape: Shape) -> Shape:
-    for layer in layers:
-        if not layer.built:
-            layer.build(shape)
-        elif isinstance(layer, Dense) and layer.kernel.shape[0] != shape[-1]:
-            raise ValueError(
-                f"Dense {layer.name!r}: expected a kernel for inputs of width {shape[-1]}. "
-                f"Received: a built one of shape {tuple(layer.kernel.shape)}"
-            )
-        shape = _one_shape(layer, layer.compute_output_shape(shape))
-    return shape
-
-
-def _stack_shape(layers: list[Layer], shape: Shape) -> Shape:
-    for layer in layers:
-        shape = _one_shape(layer, layer.compute_output_shape(shape))
-    return shape
-
-
-def _one_shape(layer: Layer, shape: Any) -> Shape:
-    if isinstance(shape, list):
-        raise ValueError(f"{layer.name!r}: expected a part with one output. Received: outputs of shapes {shape}")
-    return tuple(shape)

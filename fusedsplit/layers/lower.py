@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from fusedsplit.merges import NamedMerge
-from fusedsplit.plan import LINEAR, Activation, Dense, Live, Merge, Param, Plan, Range, Row, Step, Value
-from fusedsplit.spec import Branch, DenseSpec, Gain, Item, Mask, SplitSpec, items_width
+from fusedsplit.layers.merges import NamedMerge
+from fusedsplit.layers.spec import Branch, DenseSpec, Gain, Item, Mask, SplitSpec, items_width
+from fusedsplit.plan import LINEAR, Live, Param, Plan, PlanBuilder, Range
 
 
 @functools.lru_cache(maxsize=1024)
@@ -18,21 +18,22 @@ def lower(spec: SplitSpec, logits: bool = False) -> Plan:
         spec: what is computed.
         logits: where `spec.has_logits`, also give out what goes into the last activation, as a second output.
     """
-    return _Lowering(spec).plan(logits and spec.has_logits)
+    return _Lowering(spec).lowered(logits and spec.has_logits)
 
 
-class _Lowering:
+class _Lowering(PlanBuilder):
     """Builds the steps, each value's place being decided by who consumes it: `dst` travels down, results up."""
 
     def __init__(self, spec: SplitSpec):
+        super().__init__()
         self.spec = spec
-        self.values = [Value(width, "input") for width in spec.inputs]
-        self.steps: list[Step] = []
+        self.params = list(map(Param, spec.params))
+        self.points = spec.points
+        self.sources = [self.input(width) for width in spec.inputs]
 
-    def plan(self, logits: bool) -> Plan:
-        spec = self.spec
-        sources = [Range(i, 0, width) for i, width in enumerate(spec.inputs)]
-        outputs = [self.value(width, "output") for width in spec.output_widths]
+    def lowered(self, logits: bool) -> Plan:
+        spec, sources = self.spec, self.sources
+        outputs = [self.output(width) for width in spec.output_widths]
         if spec.merge is None:
             for branch, src, dst in zip(spec.branches, self.branch_sources(spec, sources), outputs):
                 self.branch(src, branch, dst)
@@ -40,8 +41,7 @@ class _Lowering:
             self.head_with_logits(self.merged(spec, sources, None), outputs[0])
         else:
             self.block(spec, sources, outputs[0])
-        params = tuple(map(Param, spec.params))
-        return Plan(tuple(self.values), params, tuple(self.steps), spec.points).validate()
+        return self.plan()
 
     def block(self, spec: SplitSpec, sources: Sequence[Range], dst: Range) -> None:
         """A whole spec, stem to head, into `dst`."""
@@ -91,9 +91,9 @@ class _Lowering:
     def head_with_logits(self, src: Range, dst: Range) -> None:
         *others, last = self.spec.head
         assert isinstance(last, DenseSpec)
-        logits = self.value(dst.width, "output")
+        logits = self.output(dst.width)
         self.items(src, (*others, last._replace(activation=LINEAR)), logits)
-        self.activation(logits, last.activation, dst)
+        self.activate(logits, last.activation, dst)
 
     def branch(self, src: Range, branch: Branch, dst: Range | None) -> Range:
         if dst is None:
@@ -112,7 +112,7 @@ class _Lowering:
     def items(self, src: Range, items: tuple[Item, ...], dst: Range, live: Live | None = None) -> None:
         """Applies `items`, the last of them into `dst`; where there are none, copies."""
         if not items:
-            self.activation(src, LINEAR, dst)
+            self.activate(src, LINEAR, dst)
         for i, item in enumerate(items):
             into = dst if i == len(items) - 1 else self.hidden(items_width(src.width, (item,)))
             self.item(src, item, into, live if i == 0 else None)
@@ -120,34 +120,12 @@ class _Lowering:
 
     def item(self, src: Range, item: Item, dst: Range, live: Live | None) -> None:
         if isinstance(item, DenseSpec):
-            self.dense(src, item, dst, live)
+            self.dense(src, item.kernel, item.bias, item.activation, dst, live)
         elif isinstance(item, SplitSpec):
             self.block(item, [src], dst)
         elif isinstance(item, Mask):
-            mask = Range(item.input, 0, src.width)
-            self.steps.append(Merge("mul", ((src, 1.0), (mask, 1.0)), None, None, LINEAR, dst))
+            self.merge("mul", ((src, 1.0), (Range(item.input, 0, src.width), 1.0)), dst)
         elif isinstance(item, Gain):
-            self.steps.append(Merge("add", ((src, 1.0),), item.param, None, LINEAR, dst))
+            self.merge("add", ((src, 1.0),), dst, gain=item.param)
         else:
-            self.activation(src, item, dst)
-
-    def dense(self, src: Range, item: DenseSpec, dst: Range, live: Live | None) -> None:
-        if item.activation.name == "softmax":
-            logits = self.hidden(item.units)
-            self.steps.append(Dense(src, item.kernel, item.bias, LINEAR, logits, live))
-            self.steps.append(Row("softmax", logits, dst))
-        else:
-            self.steps.append(Dense(src, item.kernel, item.bias, item.activation, dst, live))
-
-    def activation(self, src: Range, activation: Activation, dst: Range) -> None:
-        if activation.name == "softmax":
-            self.steps.append(Row("softmax", src, dst))
-        else:
-            self.steps.append(Merge("add", ((src, 1.0),), None, None, activation, dst))
-
-    def value(self, width: int, role: str) -> Range:
-        self.values.append(Value(width, role))
-        return Range(len(self.values) - 1, 0, width)
-
-    def hidden(self, width: int) -> Range:
-        return self.value(width, "hidden")
+            self.activate(src, item, dst)

@@ -12,17 +12,9 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from fusedsplit.plan import LINEAR, Const, Merge, Mix, Range, Row, Step
-
-
-class Builder(Protocol):
-    """What a merge needs of `lower.py`: places for values, and a list of steps."""
-
-    steps: list[Step]
-
-    def hidden(self, width: int) -> Range: ...
+from fusedsplit.plan import Const, PlanBuilder, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +34,7 @@ class NamedMerge(abc.ABC):
         return [None] * len(widths)
 
     @abc.abstractmethod
-    def lower(self, build: Builder, parts: Sequence[Range], source: Range, dst: Range) -> None:
+    def lower(self, build: PlanBuilder, parts: Sequence[Range], source: Range, dst: Range) -> None:
         """Appends the steps that write `dst`, given the branch outputs and the layer's (first) input."""
 
     @abc.abstractmethod
@@ -81,10 +73,10 @@ class Weighted(NamedMerge):
     def places(self, dst: Range, widths: Sequence[int]) -> list[Range | None]:
         return [r if w == 1 else None for r, w in zip(_side_by_side(dst, widths), self.weights)]
 
-    def lower(self, build: Builder, parts: Sequence[Range], source: Range, dst: Range) -> None:
+    def lower(self, build: PlanBuilder, parts: Sequence[Range], source: Range, dst: Range) -> None:
         for place, part, weight in zip(_side_by_side(dst, [p.width for p in parts]), parts, self.weights):
             if part != place:
-                build.steps.append(Merge("add", ((part, weight),), None, None, LINEAR, place))
+                build.merge("add", ((part, weight),), place)
 
     def unfused(self, parts: Sequence[Any], source: Any) -> Any:
         import tensorflow as tf
@@ -105,7 +97,7 @@ class Concat(NamedMerge):
     def places(self, dst: Range, widths: Sequence[int]) -> list[Range | None]:
         return list(_side_by_side(dst, widths))
 
-    def lower(self, build: Builder, parts: Sequence[Range], source: Range, dst: Range) -> None:
+    def lower(self, build: PlanBuilder, parts: Sequence[Range], source: Range, dst: Range) -> None:
         pass
 
     def unfused(self, parts: Sequence[Any], source: Any) -> Any:
@@ -121,12 +113,12 @@ class Elementwise(NamedMerge):
     def output_width(self, widths: Sequence[int], input_width: int) -> int:
         return _same_width(self.name, widths)
 
-    def lower(self, build: Builder, parts: Sequence[Range], source: Range, dst: Range) -> None:
+    def lower(self, build: PlanBuilder, parts: Sequence[Range], source: Range, dst: Range) -> None:
         op, first, rest = _ELEMENTWISE[self.name]
         if self.name == "average":
             first = rest = 1.0 / len(parts)
         scales = [first, *[rest] * (len(parts) - 1)]
-        build.steps.append(Merge(op, tuple(zip(parts, scales)), None, None, LINEAR, dst))
+        build.merge(op, list(zip(parts, scales)), dst)
 
     def unfused(self, parts: Sequence[Any], source: Any) -> Any:
         if self.name == "subtract":
@@ -165,12 +157,12 @@ class Mixture(NamedMerge):
             )
         return experts[0]
 
-    def lower(self, build: Builder, parts: Sequence[Range], source: Range, dst: Range) -> None:
+    def lower(self, build: PlanBuilder, parts: Sequence[Range], source: Range, dst: Range) -> None:
         *experts, gate = parts
         if self.softmax:
             logits, gate = gate, build.hidden(gate.width)
-            build.steps.append(Row("softmax", logits, gate))
-        build.steps.append(Mix(gate, tuple(experts), dst))
+            build.row("softmax", logits, gate)
+        build.mix(gate, experts, dst)
 
     def unfused(self, parts: Sequence[Any], source: Any) -> Any:
         import tensorflow as tf
@@ -199,14 +191,14 @@ class Dueling(NamedMerge):
             )
         return widths[1]
 
-    def lower(self, build: Builder, parts: Sequence[Range], source: Range, dst: Range) -> None:
+    def lower(self, build: PlanBuilder, parts: Sequence[Range], source: Range, dst: Range) -> None:
         value, advantage = parts
         terms = [(advantage, 1.0), (value, 1.0)]
         if self.baseline != "naive":
             baseline = build.hidden(1)
-            build.steps.append(Row(self.baseline, advantage, baseline))
+            build.row(self.baseline, advantage, baseline)
             terms.append((baseline, -1.0))
-        build.steps.append(Merge("add", tuple(terms), None, None, LINEAR, dst))
+        build.merge("add", terms, dst)
 
     def unfused(self, parts: Sequence[Any], source: Any) -> Any:
         import tensorflow as tf
@@ -234,15 +226,13 @@ class Highway(NamedMerge):
             )
         return input_width
 
-    def lower(self, build: Builder, parts: Sequence[Range], source: Range, dst: Range) -> None:
+    def lower(self, build: PlanBuilder, parts: Sequence[Range], source: Range, dst: Range) -> None:
         value, gate = parts
         carry, transformed, carried = (build.hidden(dst.width) for _ in range(3))
-        build.steps += [
-            Merge("add", ((gate, -1.0),), None, Const(1.0), LINEAR, carry),
-            Merge("mul", ((gate, 1.0), (value, 1.0)), None, None, LINEAR, transformed),
-            Merge("mul", ((carry, 1.0), (source, 1.0)), None, None, LINEAR, carried),
-            Merge("add", ((transformed, 1.0), (carried, 1.0)), None, None, LINEAR, dst),
-        ]
+        build.merge("add", ((gate, -1.0),), carry, shift=Const(1.0))
+        build.merge("mul", ((gate, 1.0), (value, 1.0)), transformed)
+        build.merge("mul", ((carry, 1.0), (source, 1.0)), carried)
+        build.merge("add", ((transformed, 1.0), (carried, 1.0)), dst)
 
     def unfused(self, parts: Sequence[Any], source: Any) -> Any:
         value, gate = parts

@@ -10,11 +10,11 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import activations
 
-from fusedsplit.merges import Concat, Elementwise, NamedMerge
+from fusedsplit.backends.activations import activate
+from fusedsplit.layers.merges import Concat, Elementwise, NamedMerge
+from fusedsplit.layers.spec import CallableMerge, DenseSpec, Gain, Item, Mask, SplitSpec
 from fusedsplit.plan import Activation, Live
-from fusedsplit.spec import CallableMerge, DenseSpec, Gain, Item, Mask, SplitSpec
 
 
 def merge(how: Any, parts: Sequence[Any], source: Any) -> Any:
@@ -107,28 +107,6 @@ class _UnfusedModel(_Unfused):
         if how is None or isinstance(how, (Concat, Elementwise)):
             return merge(how, parts, source)
         return self.apply(lambda tensors: merge(how, tensors[:-1], tensors[-1]), [*parts, source])
-
-
-@tf.custom_gradient
-def _softsign(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """x / (1 + |x|), differentiable to any order: TensorFlow has no gradient for the gradient of its own."""
-    return tf.nn.softsign(x), lambda dy: dy / tf.square(1 + tf.abs(x))
-
-
-_SPECIAL: dict[str, Callable[[Any, float], Any]] = {
-    "leaky_relu": lambda x, alpha: activations.leaky_relu(x, negative_slope=alpha),
-    "elu": lambda x, alpha: activations.elu(x, alpha=alpha),
-    "gelu_tanh": lambda x, _: activations.gelu(x, approximate=True),
-    "linear": lambda x, _: x,
-    "softsign": lambda x, _: _softsign(x),
-}
-
-
-def activate(activation: Activation, x: Any) -> Any:
-    """Keras' own function for an activation of a plan (or softmax, over the last axis)."""
-    if activation.name in _SPECIAL:
-        return _SPECIAL[activation.name](x, activation.alpha)
-    return getattr(activations, activation.name)(x)
 
 
 def compute(

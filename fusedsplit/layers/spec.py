@@ -1,7 +1,7 @@
 """What a layer computes, read off its Keras sub-layers: sizes, activations, and which weight goes where.
 
 A `SplitSpec` holds no Keras object and no TensorFlow tensor. It is hashable, so that everything derived from it
-(the plan, a compiled function) can be cached. `lower.py` turns it into a `Plan`; `backends/reference.py` computes it
+(the plan, a compiled function) can be cached. `lower.py` turns it into a `Plan`; `reference.py` computes it
 step by step without one.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Union
 
-from fusedsplit.merges import Concat, NamedMerge
+from fusedsplit.layers.merges import Concat, NamedMerge
 from fusedsplit.plan import Activation, HashedOnce, Live
 
 

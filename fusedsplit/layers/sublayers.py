@@ -11,8 +11,8 @@ import keras
 from keras import activations
 from keras.layers import Dense, Dropout, Layer
 
+from fusedsplit.layers.spec import DenseSpec, Item, Mask, items_width
 from fusedsplit.plan import LINEAR, Activation
-from fusedsplit.spec import DenseSpec, Item, Mask, items_width
 
 ACTIVATION_LAYERS = (
     keras.layers.Activation,

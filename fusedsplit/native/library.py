@@ -19,7 +19,7 @@ from typing import Any
 
 from fusedsplit.plan import PLAN_VERSION
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent.parent
 # ELF's e_machine of the machines that there is code for.
 _ELF_MACHINES = {"x86_64": 62, "amd64": 62, "aarch64": 183, "arm64": 183}
 _ELF_HEADER = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")

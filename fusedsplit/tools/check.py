@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fusedsplit import dispatch, merges
-from fusedsplit.backends import reference
-from fusedsplit.plan import Activation
-from fusedsplit.spec import DenseSpec, Item, SplitSpec
-from fusedsplit.text import table
+from fusedsplit.backends import dispatch
+from fusedsplit.backends.base import Operands
+from fusedsplit.layers.computation import LayerComputation, SpecComputation
+from fusedsplit.layers.spec import SplitSpec
+from fusedsplit.tools.tables import table
 
 ORDERS = ("value", "gradient", "second order")
 Tensors = list[np.ndarray]
@@ -110,47 +110,48 @@ def check(
         ValueError: if the layer is not built or can only run its sub-layers, or a named backend cannot run.
     """
     is_spec = isinstance(layer, SplitSpec)
-    spec: SplitSpec = layer if is_spec else layer.spec_for(training)
-    dtype = "float32" if is_spec else layer.compute_dtype
+    computation = SpecComputation(layer, "float32") if is_spec else layer.computation(training)
+    spec, dtype = computation.spec, computation.dtype
     rng = np.random.default_rng(seed)
     if inputs is None:
         widths = spec.inputs if is_spec else [shape[-1] for shape in layer.input_shapes]
         inputs = [rng.normal(size=(batch, width)) for width in widths]
     inputs = [np.asarray(x, dtype) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
-    call = _random_call(spec, inputs, rng) if is_spec else _layer_call(layer, inputs, training)
-    case = _Case(call, rng)
-    usable, skipped = _usable(spec, dtype, backends)
-    exact = case.run(functools.partial(dispatch.run, spec, backend="reference"), "float64")
-    unfused = case.run(functools.partial(dispatch.run, spec, backend="reference"), dtype)
-    magnitude = case.run(functools.partial(_magnitude, spec), "float64", absolute=True)
+    operands = _random_operands(spec, inputs, rng) if is_spec else _operands(computation, inputs)
+    case = _Case(operands, spec.output_widths, rng)
+    usable, skipped = _usable(computation, backends)
+    exact = case.run(computation.unfused, "float64")
+    unfused = case.run(computation.unfused, dtype)
+    magnitude = case.run(computation.magnitude, "float64", absolute=True)
     unit = float(np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) / 2
-    roundoff = 2 * unit * _depth(spec)
+    roundoff = 2 * unit * computation.depth
     rows = []
     for name in usable:
-        found = case.run(functools.partial(dispatch.run, spec, backend=name), dtype)
+        found = case.run(functools.partial(dispatch.run, computation, backend=name), dtype)
         for order in ORDERS:
             rows.append(_row(name, order, found[order], exact[order], unfused[order], magnitude[order], roundoff))
     return CheckReport(getattr(layer, "name", "spec"), tuple(rows), skipped)
 
 
-def _random_call(spec: SplitSpec, inputs: Tensors, rng: np.random.Generator) -> dispatch.Prepared:
+def _random_operands(spec: SplitSpec, inputs: Tensors, rng: np.random.Generator) -> Operands:
     """A spec on random weights, with a random split point for each row."""
     dtype, rows = inputs[0].dtype, inputs[0].shape[:-1]
     params = [rng.normal(size=s, scale=s[0] ** -0.5 if len(s) > 1 else 0.5).astype(dtype) for s in spec.params]
     widest = max(branch.stop - branch.start for branch in spec.branches)
     points = [rng.integers(0, widest + 1, size=rows).ravel() for _ in range(spec.points)]
-    return dispatch.Prepared(spec, inputs, params, [tf.constant(p, tf.int32) for p in points])
+    return Operands(inputs, params, [tf.constant(p, tf.int32) for p in points])
 
 
-def _layer_call(layer: Any, inputs: Tensors, training: bool) -> dispatch.Prepared:
-    """What a layer is computed from when it is called on these inputs."""
-    call = layer.prepare([tf.constant(x) for x in inputs], training)
+def _operands(computation: LayerComputation, inputs: Tensors) -> Operands:
+    """What a layer is computed from when it is called on these inputs, as arrays."""
+    call = computation.operands([tf.constant(x) for x in inputs])
     arrays = ([np.asarray(tf.convert_to_tensor(t)) for t in tensors] for tensors in (call.inputs, call.params))
-    return dispatch.Prepared(call.spec, *arrays, call.points)
+    return Operands(*arrays, call.points)
 
 
-def _usable(spec: SplitSpec, dtype: str, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
-    against = dispatch.reasons_against(spec, dispatch.current_context(dtype), ())
+def _usable(computation: SpecComputation, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
+    context = dispatch.current_context(computation.dtype)
+    against = dispatch.reasons_against(computation.plan(), context, ())
     if backends is None:
         return [n for n in against if not against[n]], {n: r for n, r in against.items() if r}
     for name in backends:
@@ -162,17 +163,15 @@ def _usable(spec: SplitSpec, dtype: str, backends: Sequence[str] | None) -> tupl
 class _Case:
     """Fixed inputs, weights and upstream gradients, on which any implementation can be run."""
 
-    def __init__(self, call: dispatch.Prepared, rng: np.random.Generator):
-        self.inputs: Tensors = call.inputs
-        self.params: Tensors = call.params
-        self.points = call.points
+    def __init__(self, operands: Operands, widths: Sequence[int], rng: np.random.Generator):
+        self.inputs: Tensors = operands.inputs
+        self.params: Tensors = operands.params
+        self.points = operands.points
         rows, dtype = self.inputs[0].shape[:-1], self.inputs[0].dtype
-        self.upstream = [rng.normal(size=(*rows, width)).astype(dtype) for width in call.spec.output_widths]
+        self.upstream = [rng.normal(size=(*rows, width)).astype(dtype) for width in widths]
         self.directions = [rng.normal(size=t.shape).astype(dtype) for t in (*self.inputs, *self.params)]
 
-    def run(
-        self, function: Callable[[list, list, list], list], dtype: str, absolute: bool = False
-    ) -> dict[str, Tensors]:
+    def run(self, function: Callable[[Operands], list], dtype: str, absolute: bool = False) -> dict[str, Tensors]:
         """The value, the gradient along `upstream`, and the gradient of <gradient, directions>, as float64 arrays."""
 
         def tensors(arrays: Tensors) -> list[tf.Tensor]:
@@ -183,7 +182,7 @@ class _Case:
             outer.watch([*x, *p, *dy])
             with tf.GradientTape() as inner:
                 inner.watch([*x, *p])
-                y = function(x, p, self.points)
+                y = function(Operands(x, p, self.points))
             first = inner.gradient(y, [*x, *p], output_gradients=dy, unconnected_gradients="zero")
             along = tf.add_n([tf.reduce_sum(g * d) for g, d in zip(first, v)])
         second = outer.gradient(along, [*x, *p, *dy], unconnected_gradients="zero")
@@ -213,32 +212,3 @@ def _row(
         error, unfused_error = max(error, float(errors.max())), max(unfused_error, own)
         ratio = max(ratio, float(worst))
     return Row(name, order, error, unfused_error, ratio)
-
-
-def _magnitude(spec: SplitSpec, inputs: list, params: list, points: list) -> list:
-    """On absolute values, what bounds the sum of the terms at each element of `spec`, and of its derivatives."""
-    return reference.compute(spec, inputs, params, points, activate=bounding, merge=bounding_merge)
-
-
-def bounding_merge(how: Any, parts: Sequence[Any], source: Any) -> Any:
-    if isinstance(how, merges.NamedMerge):
-        return how.magnitude(parts, source)
-    return reference.merge(how, parts, source)
-
-
-def bounding(activation: Activation, m: tf.Tensor) -> tf.Tensor:
-    """A function of value m, slope 1 and, where the activation is curved, curvature 1: near the largest of them all."""
-    if activation.name in ("linear", "relu", "relu6", "leaky_relu", "hard_sigmoid"):
-        return m
-    if activation.name == "softmax":
-        m += tf.reduce_mean(m, axis=-1, keepdims=True)
-    return m + (m - tf.stop_gradient(m)) ** 2 / 2
-
-
-def _depth(spec: SplitSpec) -> int:
-    """How many products stand one behind the other."""
-
-    def products(items: tuple[Item, ...]) -> int:
-        return sum(_depth(item) if isinstance(item, SplitSpec) else isinstance(item, DenseSpec) for item in items)
-
-    return max(1, products(spec.stem) + max(products(b.items) for b in spec.branches) + products(spec.head))

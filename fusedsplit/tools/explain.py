@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fusedsplit import config, dispatch
+from fusedsplit import config
+from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import CallContext
-from fusedsplit.text import table
+from fusedsplit.tools.tables import table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +89,15 @@ def explain(layer: Any) -> Explanation:
     reasons: dict[str, dict[str, list[str]]] = {name: {} for name in config.BACKENDS}
     unfusable = layer.unfusable_reasons()
     for situation, (context, training) in situations.items():
-        spec = None if unfusable else layer.spec_for(training)
-        against = dispatch.reasons_against(spec, context, unfusable)
+        plan = None if unfusable else layer.computation(training).plan()
+        against = dispatch.reasons_against(plan, context, unfusable)
         for name, found in against.items():
             if found:
                 reasons[name][situation] = found
         try:
-            choice = dispatch.choose(layer.backend, spec, context, unfusable)
+            choice = dispatch.choose(layer.backend, plan, context, unfusable)
             choices[situation] = f"{choice.name} ({choice.why})"
         except ValueError:
             choices[situation] = f"raises: backend={layer.backend!r} cannot run there"
-    text = str(dispatch.plan_of(layer.spec)) if not unfusable else "no plan: " + "; ".join(unfusable)
+    text = str(layer.computation().plan()) if not unfusable else "no plan: " + "; ".join(unfusable)
     return Explanation(layer.name, choices, reasons, text)

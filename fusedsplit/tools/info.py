@@ -6,8 +6,9 @@ import dataclasses
 import platform
 from typing import Any
 
-from fusedsplit import __version__, native
-from fusedsplit.text import table
+from fusedsplit import __version__
+from fusedsplit.native import library
+from fusedsplit.tools.tables import table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ def info() -> Info:
     import numpy
     import tensorflow
 
-    from fusedsplit import dispatch
+    from fusedsplit.backends import dispatch
     from fusedsplit.backends.base import CallContext
 
     versions = {
@@ -68,16 +69,16 @@ def info() -> Info:
     }
     against = dispatch.reasons_against(None, CallContext("float32"), ())
     backends = {name: "; ".join(reasons) for name, reasons in against.items()}
-    return Info(versions, native.build_info(), _core(), backends)
+    return Info(versions, library.build_info(), _core(), backends)
 
 
 def _core() -> dict[str, Any]:
-    from fusedsplit import dispatch
+    from fusedsplit.backends import dispatch
     from fusedsplit.backends.base import CallContext
 
     try:
-        core = native.core()
-    except native.NativeError:
+        core = library.core()
+    except library.NativeError:
         return {}
     found = {"isa": core.isa(), "isas": core.isas(), "threads": core.threads()}
     op = dispatch.BACKENDS["op"]

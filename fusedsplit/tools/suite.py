@@ -11,13 +11,17 @@ import tensorflow as tf
 from keras.layers import Activation as ActivationLayer
 from keras.layers import Dense, Dropout
 
-from fusedsplit import dispatch, merges
-from fusedsplit.check import CheckReport, Row, check
-from fusedsplit.layers import DynamicSplitDense, MergeDense, SplitDense
-from fusedsplit.merges import ELEMENTWISE
+from fusedsplit.backends import dispatch
+from fusedsplit.layers import merges
+from fusedsplit.layers.computation import SpecComputation
+from fusedsplit.layers.dynamic_split_dense import DynamicSplitDense
+from fusedsplit.layers.merge_dense import MergeDense
+from fusedsplit.layers.merges import ELEMENTWISE
+from fusedsplit.layers.spec import Branch, DenseSpec, Item, SplitSpec
+from fusedsplit.layers.split_dense import SplitDense
 from fusedsplit.plan import ACTIVATIONS, LINEAR, Activation
-from fusedsplit.spec import Branch, DenseSpec, Item, SplitSpec
-from fusedsplit.text import table
+from fusedsplit.tools.check import CheckReport, Row, check
+from fusedsplit.tools.tables import table
 
 # Sizes around the tile edges of the core, primes, and one column.
 _WIDTHS = (1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 47, 48, 49, 64, 100)
@@ -213,8 +217,9 @@ def _subjects(n_random: int, seed: int) -> Iterator[tuple[str, Any, bool]]:
 
 def _without_xla(subject: Any, training: bool) -> list[str]:
     """The other backends that can run a layer or spec."""
-    spec = subject if isinstance(subject, SplitSpec) else subject.spec_for(training)
-    against = dispatch.reasons_against(spec, dispatch.current_context("float32"), ())
+    is_spec = isinstance(subject, SplitSpec)
+    computation = SpecComputation(subject, "float32") if is_spec else subject.computation(training)
+    against = dispatch.reasons_against(computation.plan(), dispatch.current_context("float32"), ())
     return [name for name, reasons in against.items() if not reasons and name != "xla"]
 
 

@@ -11,8 +11,7 @@ import tensorflow as tf
 from keras.layers import Dense, Dropout
 
 import fusedsplit as fs
-from fusedsplit import dispatch
-from fusedsplit.backends import op
+from fusedsplit.backends import dispatch, op
 from fusedsplit.backends.base import CallContext
 
 needs_op = pytest.mark.skipif(op.problem() is not None, reason=f"op: {op.problem()}")
@@ -84,11 +83,11 @@ def test_the_environment_fills_in_for_auto(setenv):
     layer = layer_of(Dense(6))
     context = CallContext("float32")
     setenv("FUSEDSPLIT_BACKEND", "tf")
-    assert dispatch.choose("auto", layer.spec, context).name == "tf"
-    assert dispatch.choose("xla", layer.spec, context).name == "xla"
+    assert dispatch.choose("auto", layer.computation().plan(), context).name == "tf"
+    assert dispatch.choose("xla", layer.computation().plan(), context).name == "xla"
     setenv("FUSEDSPLIT_BACKEND", "nope")
     with pytest.raises(ValueError, match="FUSEDSPLIT_BACKEND: expected one of .* Received: 'nope'"):
-        dispatch.choose("auto", layer.spec, context)
+        dispatch.choose("auto", layer.computation().plan(), context)
 
 
 @pytest.mark.parametrize("call", [lambda: fs.use_backend("cuda").__enter__(), lambda: dispatch.check_name("cuda")])

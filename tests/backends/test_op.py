@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fusedsplit import native
 from fusedsplit.backends import op
 from fusedsplit.backends.base import CallContext
+from fusedsplit.native import library
 from fusedsplit.plan import Activation
 from tests.csrc.numpy_plan import Case, RandomPlan, Run, fill, split_dense_plan
 
@@ -210,7 +210,7 @@ class TestNative:
         info = op.library_info()
         assert info["plan_version"] == 1
         assert info["threads"] >= 1
-        assert info["isa"] in native.build_info()["isa_units"]
+        assert info["isa"] in library.build_info()["isa_units"]
 
     @pytest.mark.parametrize(
         ("content", "reason"),
@@ -223,12 +223,12 @@ class TestNative:
     )
     def test_a_damaged_library_is_not_loaded(self, tmp_path, content, reason):
         path = tmp_path / "_op.so"
-        path.write_bytes(content(native.op_path().read_bytes()))
-        assert reason in native.file_problem(path)
+        path.write_bytes(content(library.op_path().read_bytes()))
+        assert reason in library.file_problem(path)
 
     def test_a_missing_library_has_a_reason(self, tmp_path):
-        assert "missing" in native.file_problem(tmp_path / "_op.so")
-        assert native.file_problem(native.op_path()) is None
+        assert "missing" in library.file_problem(tmp_path / "_op.so")
+        assert library.file_problem(library.op_path()) is None
 
 
 def test_the_op_uses_every_usable_cpu_unless_told_otherwise():
@@ -247,7 +247,7 @@ def test_the_op_uses_every_usable_cpu_unless_told_otherwise():
 
     usable = len(os.sched_getaffinity(0))
     assert threads(0) == threads(usable) <= usable
-    if native.core().threads() > 1:  # the core alone, which nobody limits here
+    if library.core().threads() > 1:  # the core alone, which nobody limits here
         assert threads(0) > 1
     assert threads(1) == 1
     assert threads(0, FUSEDSPLIT_NUM_THREADS="1") == 1

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from fusedsplit.backends import op
-from fusedsplit.backends.xla import execute
+from fusedsplit.backends.tf import execute
 from fusedsplit.plan import Activation, Dense, Param, Plan, Range, Value
 from tests.backends.test_op import SEED2, TOLERANCE, tensors
 from tests.csrc.numpy_plan import RandomPlan, Run, fill, split_dense_plan

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from fusedsplit.backends import op
-from fusedsplit.backends.xla import execute
+from fusedsplit.backends.tf import execute
 from tests.backends.test_op_gradients import TANH, case_tensors, runner
 from tests.csrc.numpy_plan import RandomPlan
 

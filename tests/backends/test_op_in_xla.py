@@ -10,10 +10,9 @@ from keras.layers import Dense
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 import fusedsplit as fs
-from fusedsplit import dispatch
-from fusedsplit.backends import op, op_in_xla
+from fusedsplit.backends import dispatch, op, op_in_xla
 from fusedsplit.backends.base import CallContext
-from fusedsplit.backends.xla import execute
+from fusedsplit.backends.tf import execute
 from tests.backends.test_op_gradients import TANH, case_tensors
 from tests.backends.test_op_higher_order import second_order
 from tests.csrc.numpy_plan import RandomPlan
@@ -204,10 +203,13 @@ def test_reasons_of_a_tensorflow_without_the_interface(monkeypatch):
         assert "its XLA has no such thing" in reason
         dispatch._choose.cache_clear()
         assert (
-            dispatch.choose("auto", small_layer().spec, CallContext("float32", eager=False, in_xla=True)).name == "tf"
+            dispatch.choose(
+                "auto", small_layer().computation().plan(), CallContext("float32", eager=False, in_xla=True)
+            ).name
+            == "tf"
         )
         with pytest.raises(ValueError, match="(?s)'op' was chosen explicitly and cannot run.*XLA.*tf: can run"):
-            dispatch.choose("op", small_layer().spec, CallContext("float32", eager=False, in_xla=True))
+            dispatch.choose("op", small_layer().computation().plan(), CallContext("float32", eager=False, in_xla=True))
     finally:
         op.xla_problem.cache_clear()
         dispatch._choose.cache_clear()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fusedsplit import native
 from fusedsplit.backends import op
+from fusedsplit.native import library
 from fusedsplit.plan import Activation
 from tests.backends.test_op import tensors
 from tests.csrc.numpy_plan import fill, split_dense_plan
@@ -72,13 +72,13 @@ def test_callers_do_not_disturb_each_other(threads, call, rows):
 FORKED = """
 import os
 import numpy as np
-from fusedsplit import native
+from fusedsplit.native import library
 from tests.csrc.numpy_plan import fill, split_dense_plan
 from fusedsplit.plan import Activation
 
 plan = split_dense_plan(300, [128] * 4, [128] * 4, Activation("tanh"), Activation("relu"))
 case = fill(plan, 200, np.random.default_rng(0)).cast("float32")
-core = native.core()
+core = library.core()
 core.set_threads(4)
 program = core.Program32(plan.encode())
 run = lambda: program.forward(case.inputs, case.params, case.points)[0][0].tobytes()
@@ -94,7 +94,7 @@ print("ok")
 """
 
 
-@pytest.mark.skipif(native.core_problem() is not None, reason="needs the core")
+@pytest.mark.skipif(library.core_problem() is not None, reason="needs the core")
 def test_after_a_fork():
     """A child has none of the parent's threads, and perhaps its locks: it makes threads of its own."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

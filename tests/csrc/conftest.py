@@ -6,9 +6,9 @@ import ctypes
 
 import pytest
 
-from fusedsplit import native
+from fusedsplit.native import library
 
-ISAS = [] if native.core_problem() else native.core().isas()
+ISAS = [] if library.core_problem() else library.core().isas()
 
 
 def perturb_malloc(byte: int) -> None:
@@ -24,7 +24,7 @@ def restore():
     if not ISAS:
         yield
         return
-    core = native.core()
+    core = library.core()
     isa, threads = core.isa(), core.threads()
     perturb_malloc(171)
     yield
@@ -36,6 +36,6 @@ def restore():
 @pytest.fixture(params=ISAS)
 def isa(request):
     """Each instruction set that was built and runs here."""
-    assert native.core().set_isa(request.param)
-    assert native.core().isa() == request.param
+    assert library.core().set_isa(request.param)
+    assert library.core().isa() == request.param
     return request.param

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from fusedsplit import native
+from fusedsplit.native import library
 from fusedsplit.plan import Activation, Plan
 from tests.csrc.numpy_plan import Case, Run
 
-if native.core_problem() is not None:
-    pytest.skip(f"the core is not usable: {native.core_problem()}", allow_module_level=True)
-core = native.core()
+if library.core_problem() is not None:
+    pytest.skip(f"the core is not usable: {library.core_problem()}", allow_module_level=True)
+core = library.core()
 
 ISAS = core.isas()
 LINEAR, RELU, TANH = Activation(), Activation("relu"), Activation("tanh")

@@ -14,12 +14,12 @@ import pytest
 import tensorflow as tf
 from scipy import special
 
-from fusedsplit import native
+from fusedsplit.native import library
 from fusedsplit.plan import ACTIVATIONS
 
-if native.core_problem() is not None:
-    pytest.skip(f"the core is not usable: {native.core_problem()}", allow_module_level=True)
-core = native.core()
+if library.core_problem() is not None:
+    pytest.skip(f"the core is not usable: {library.core_problem()}", allow_module_level=True)
+core = library.core()
 
 GELU_TANH_SLOPE = 2 * np.sqrt(2 / np.pi)
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772

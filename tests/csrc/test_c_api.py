@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fusedsplit import native
+from fusedsplit.native import library
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which("c++") or shutil.which("g++")
@@ -38,14 +38,14 @@ def test_declarations_have_the_types_of_tensorflow(headers):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(native.file_problem(native.op_path()) is not None, reason="the op is not built")
+@pytest.mark.skipif(library.file_problem(library.op_path()) is not None, reason="the op is not built")
 class TestOpLibrary:
     def test_links_against_neither_tensorflow_nor_python(self):
-        unresolved = {name for kind, name in symbols(native.op_path(), "-D") if kind == "U"}
+        unresolved = {name for kind, name in symbols(library.op_path(), "-D") if kind == "U"}
         assert not [name for name in unresolved if name.startswith(("TF_", "_ZN10tensorflow", "Py", "_Py"))]
 
     def test_exports_only_its_own_functions(self):
-        strong = {name for kind, name in symbols(native.op_path(), "-D", "--defined-only") if kind in "TDBR"}
+        strong = {name for kind, name in symbols(library.op_path(), "-D", "--defined-only") if kind in "TDBR"}
         assert {name for name in strong if not name.startswith(("_init", "_fini"))} == {
             "fusedsplit_op_status",
             "fusedsplit_op_info",
@@ -55,10 +55,10 @@ class TestOpLibrary:
 
     def test_without_tensorflow_it_says_so(self):
         program = (
-            "from fusedsplit import native\n"
+            "from fusedsplit.native import library\n"
             "try:\n"
-            "    native.OpLibrary(native.op_path())\n"
-            "except native.NativeError as error:\n"
+            "    library.OpLibrary(library.op_path())\n"
+            "except library.NativeError as error:\n"
             "    print(error)\n"
         )
         import sys

@@ -4,7 +4,7 @@ import pytest
 from keras.layers import Activation, Dense
 
 import fusedsplit as fs
-from fusedsplit.lower import lower
+from fusedsplit.layers.lower import lower
 from fusedsplit.plan import LINEAR, Merge, Mix, Plan, Range, Row
 from fusedsplit.plan import Dense as DenseStep
 

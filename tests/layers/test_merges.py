@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras.layers import Activation, Dense
 
 import fusedsplit as fs
-from fusedsplit import merges
+from fusedsplit.layers import merges
 from tests import numpy_reference
 
 

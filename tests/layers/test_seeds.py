@@ -7,7 +7,6 @@ import tensorflow as tf
 from keras.layers import Dense, Input, Lambda, add, concatenate
 
 import fusedsplit as fs
-from fusedsplit import dispatch
 
 
 def split_recombine_model(input_dim, dense_units):
@@ -111,4 +110,4 @@ def test_the_program_and_ours_are_equal(name, backend, rng):
 def test_example_1_lowers_to_no_split_at_all():
     layer = fs.SplitDense(Dense(8), [None, None], head=Dense(1))
     layer.build((None, 10))
-    assert len(dispatch.plan_of(layer.spec).steps) == 2
+    assert len(layer.computation().plan().steps) == 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fusedsplit.spec import equal_sizes, split_sizes
+from fusedsplit.layers.spec import equal_sizes, split_sizes
 
 
 @pytest.mark.parametrize(

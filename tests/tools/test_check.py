@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras.layers import Dense, Dropout
 
 import fusedsplit as fs
-from fusedsplit import dispatch
+from fusedsplit.backends import dispatch
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def wrong(change):
     """`dispatch.run` with its outputs changed."""
     right = dispatch.run
 
-    def run(spec, inputs, params, points=(), backend="tf", logits=False):
-        outputs = right(spec, inputs, params, points, backend, logits)
-        return outputs if backend == "reference" else [change(y, inputs, params) for y in outputs]
+    def run(computation, operands, backend, logits=False):
+        outputs = right(computation, operands, backend, logits)
+        return outputs if backend == "reference" else [change(y, operands.inputs, operands.params) for y in outputs]
 
     return run
 
@@ -99,9 +99,9 @@ def test_a_layers_own_split_points_are_used(monkeypatch):
     points = []
     right = dispatch.run
 
-    def run(spec, inputs, params, given=(), backend="tf", logits=False):
-        points.extend(given)
-        return right(spec, inputs, params, given, backend, logits)
+    def run(computation, operands, backend, logits=False):
+        points.extend(operands.points)
+        return right(computation, operands, backend, logits)
 
     monkeypatch.setattr(dispatch, "run", run)
     layer = fs.DynamicSplitDense(Dense(8), Dense(3), Dense(2), split=lambda x: 3)

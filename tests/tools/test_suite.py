@@ -1,12 +1,13 @@
-"""check_suite.py: what `fusedsplit check` covers, and that it holds."""
+"""suite.py: what `fusedsplit check` covers, and that it holds."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import fusedsplit as fs
-from fusedsplit import check_suite, dispatch, merges
-from fusedsplit.spec import SplitSpec
+from fusedsplit.layers import merges
+from fusedsplit.layers.spec import CallableMerge, SplitSpec
+from fusedsplit.tools import suite
 
 
 def _blocks(spec: SplitSpec):
@@ -20,17 +21,17 @@ def _blocks(spec: SplitSpec):
 
 @pytest.fixture(scope="module")
 def layers():
-    return list(check_suite.layers(seed=0))
+    return list(suite.layers(seed=0))
 
 
 def test_every_merge_and_layer_is_there(layers):
     specs = [layer.spec_for(training) for _, layer, training in layers]
-    specs += check_suite.seed_specs().values()
+    specs += suite.seed_specs().values()
     found = {block.merge for spec in specs for block in _blocks(spec)}
     wanted = {merges.get(name) for name in merges.NAMES} | {fs.merges.dueling(b) for b in ("mean", "max", "naive")}
     wanted |= {None, fs.merges.mixture(), fs.merges.mixture(softmax=False), fs.merges.highway()}
     assert wanted <= found
-    assert {merges.Weighted, dispatch.CallableMerge} <= {type(merge) for merge in found}
+    assert {merges.Weighted, CallableMerge} <= {type(merge) for merge in found}
     assert {type(layer).__name__ for _, layer, _ in layers} == {"SplitDense", "MergeDense", "DynamicSplitDense"}
     assert any(layer.takes_list for _, layer, _ in layers)
     assert any(len(list(_blocks(spec))) > 2 for spec in specs)
@@ -40,7 +41,7 @@ def test_split_points_are_of_every_kind(layers):
     ranks, soft = set(), 0
     for _, layer, training in layers:
         if not layer.takes_list:
-            call = layer.prepare([tf.ones((5, 6))], training)
+            call = layer.computation(training).operands([tf.ones((5, 6))])
             ranks |= {point.shape.rank for point in call.points}
             soft += training and isinstance(layer, fs.DynamicSplitDense)
     assert ranks == {0, 1} and soft
@@ -55,17 +56,17 @@ def test_layers_hold(layers):
 def test_weights_are_those_of_the_seed(layers):
     names = [name for name, *_ in layers]
     assert len(set(names)) == len(names)
-    for (_, a, _), (_, b, _) in zip(layers, check_suite.layers(seed=0)):
+    for (_, a, _), (_, b, _) in zip(layers, suite.layers(seed=0)):
         for v, w in zip(a.params, b.params, strict=True):
             np.testing.assert_array_equal(v, w)
             assert np.all(np.asarray(v) != 0)
 
 
 def test_random_specs_hold():
-    assert len(check_suite.seed_specs()) >= 5
-    names = [name for name, _ in check_suite.random_specs(5, seed=1)]
+    assert len(suite.seed_specs()) >= 5
+    names = [name for name, _ in suite.random_specs(5, seed=1)]
     assert len(set(names)) == 5
-    for _, spec in check_suite.random_specs(3, seed=1):
+    for _, spec in suite.random_specs(3, seed=1):
         assert fs.check(spec, backends=["tf"]).ok
 
 
@@ -74,17 +75,17 @@ def test_xla_takes_a_share_unless_it_is_asked_for(layers, monkeypatch, capsys):
 
     def check(subject, training, backends, seed):
         asked[id(subject)] = backends
-        return check_suite.CheckReport("x", (check_suite.Row("xla", "value", 0.0, 0.0, 0.0),), {})
+        return suite.CheckReport("x", (suite.Row("xla", "value", 0.0, 0.0, 0.0),), {})
 
-    monkeypatch.setattr(check_suite, "check", check)
-    monkeypatch.setattr(check_suite, "layers", lambda seed: layers)
-    monkeypatch.setattr(check_suite, "seed_specs", dict)
-    assert check_suite.run(0, 0, None) == 0
+    monkeypatch.setattr(suite, "check", check)
+    monkeypatch.setattr(suite, "layers", lambda seed: layers)
+    monkeypatch.setattr(suite, "seed_specs", dict)
+    assert suite.run(0, 0, None) == 0
     chosen = {name: asked[id(layer)] for name, layer, _ in layers}
     assert chosen["maximum"] is None and "xla" not in chosen["add"] and "tf" in chosen["add"]
-    assert set(check_suite._COMPILED) <= {*chosen, *_seed_names()}
+    assert set(suite._COMPILED) <= {*chosen, *_seed_names()}
     assert "--backends xla" in capsys.readouterr().out
-    assert check_suite.run(0, 0, ["xla"]) == 0
+    assert suite.run(0, 0, ["xla"]) == 0
     assert all(asked[id(layer)] == ["xla"] for _, layer, _ in layers)
 
 

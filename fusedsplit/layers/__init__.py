@@ -1,0 +1,1 @@
+"""The layers: Keras sub-layers, what they compute, and how it becomes a plan."""

@@ -1,0 +1,142 @@
+"""What a spec, or a layer, hands to dispatch: see `Computation` in `backends/base.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fusedsplit.backends.base import Operands, Run
+from fusedsplit.layers import magnitude, reference
+from fusedsplit.layers.lower import lower
+from fusedsplit.layers.spec import CallableMerge, SplitSpec
+from fusedsplit.layers.sublayers import SpecReader, dynamic_reasons
+from fusedsplit.plan import Plan
+
+
+class SpecComputation:
+    """A spec on tensors that are given; where a callable merge stands, two plans with the callable between them."""
+
+    name = "spec"
+
+    def __init__(self, spec: SplitSpec, dtype: str):
+        self.spec = spec
+        self.dtype = dtype
+        self._stages = spec.stages()
+        self.logit_outputs = (0,) if spec.has_logits else ()
+
+    @property
+    def is_one_plan(self) -> bool:
+        return not isinstance(self.spec.merge, CallableMerge)
+
+    def unfusable_reasons(self) -> list[str]:
+        return []
+
+    def plan(self, logits: bool = False) -> Plan:
+        """The plan, or that of the branches where a callable merges them."""
+        return lower(self._stages[0][0], logits and self.is_one_plan)
+
+    def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
+        inputs, params, points = operands
+        if self.is_one_plan:
+            return run(self.plan(logits), inputs, params, points)
+        (branches, places), *head = self._stages
+        assert isinstance(self.spec.merge, CallableMerge)
+        merged = self.spec.merge.function(run(lower(branches), inputs, [params[i] for i in places], points))
+        for stage, places in head:
+            return run(lower(stage, logits), [merged], [params[i] for i in places], ())
+        return [merged]
+
+    def unfused(self, operands: Operands) -> list[Any]:
+        return reference.compute(self.spec, *operands)
+
+    def magnitude(self, operands: Operands) -> list[Any]:
+        """On absolute values, what bounds the sum of the terms at each element, and of its derivatives."""
+        return magnitude.compute(self.spec, *operands)
+
+    @property
+    def depth(self) -> int:
+        """How many products stand one behind the other."""
+        return magnitude.depth(self.spec)
+
+
+class LayerComputation(SpecComputation):
+    """A built fused layer's, at inference or while training."""
+
+    def __init__(self, layer: Any, spec: SplitSpec, reader: SpecReader, training: bool):
+        super().__init__(spec, layer.compute_dtype)
+        self._layer = layer
+        self._reader = reader
+        self._training = training
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self._layer.name
+
+    def unfusable_reasons(self) -> list[str]:
+        return dynamic_reasons(self._layer.sublayers)
+
+    def params(self) -> list[Any]:
+        """tf.Variables, or computed tensors (LoRA), read at each access."""
+        return [_tensor(getattr(layer, name)) for layer, name in self._reader.weights]
+
+    def operands(self, inputs: Sequence[Any]) -> Operands:
+        inputs = list(inputs)
+        masks = [self._layer.mask(source, width, inputs[0]) for source, width in self._reader.masks]
+        points = [as_rows(self._layer.points(inputs[0]))] if self.spec.points else []
+        return Operands([*inputs, *masks], self.params(), points)
+
+    def call_unfused(self, inputs: Sequence[Any]) -> list[Any]:
+        return keras.tree.flatten(reference.call(self._layer, list(inputs), self._training))
+
+
+class UnfusedComputation:
+    """That of a layer whose sub-layers have no spec: only they themselves can compute it."""
+
+    logit_outputs = ()
+    is_one_plan = False
+
+    def __init__(self, layer: Any, reasons: Sequence[str], training: bool):
+        self._layer = layer
+        self._reasons = list(reasons)
+        self._training = training
+
+    @property
+    def spec(self) -> SplitSpec:
+        raise ValueError(f"{self.name!r} has no spec: " + "; ".join(self._reasons))
+
+    def plan(self, logits: bool = False) -> Plan:
+        return lower(self.spec)
+
+    def params(self) -> list[Any]:
+        raise ValueError(f"{self.name!r} has no params of a spec: " + "; ".join(self._reasons))
+
+    @property
+    def name(self) -> str:
+        return self._layer.name
+
+    @property
+    def dtype(self) -> str:
+        return self._layer.compute_dtype
+
+    def unfusable_reasons(self) -> list[str]:
+        return [*self._reasons, *dynamic_reasons(self._layer.sublayers)]
+
+    call_unfused = LayerComputation.call_unfused
+
+
+def ones_like_rows(x: Any, width: int) -> tf.Tensor:
+    """Ones of the leading dimensions of x, with `width` columns."""
+    shape = x.shape[:-1] if x.shape.is_fully_defined() else tf.shape(x)[:-1]
+    return tf.ones(tf.concat([shape, [width]], 0), x.dtype)
+
+
+def as_rows(points: tf.Tensor) -> tf.Tensor:
+    """Points of x's leading dimensions as one for each row of the flattened x; a single one stays as it is."""
+    return tf.reshape(points, [-1]) if points.shape.rank else points
+
+
+def _tensor(weight: Any) -> Any:
+    return weight.value if isinstance(weight, keras.Variable) else weight

@@ -1,0 +1,151 @@
+"""DynamicSplitDense: where the stem's output is cut depends on the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras.layers import Layer
+
+from fusedsplit.layers.computation import ones_like_rows
+from fusedsplit.layers.dynamic import CallableSplit, LearnedSplit
+from fusedsplit.layers.fused_layer import FusedLayer
+from fusedsplit.layers.serialization import serialize_function
+from fusedsplit.layers.shapes import Shape
+from fusedsplit.layers.spec import Branch, DenseSpec, Gain, SplitSpec
+from fusedsplit.layers.sublayers import SpecReader
+from fusedsplit.plan import Live
+
+
+@keras.saving.register_keras_serializable(package="fusedsplit")
+class DynamicSplitDense(FusedLayer):
+    """A split whose point p depends on the data.
+
+        h = stem(inputs)
+        output = head(merge([left(h where column < p else 0), right(h where column >= p else 0)]))
+
+    A masked feature counts as zero, so both branches have as many inputs as the stem has units. The compiled op skips
+    the masked columns: left's product runs over p of them, right's over the others.
+
+    Example:
+
+    >>> import numpy as np, tensorflow as tf, fusedsplit as fs
+    >>> from keras.layers import Dense
+    >>> positive = lambda x: tf.reduce_sum(tf.cast(x > 0, tf.int32), axis=-1)  # one point for each row
+    >>> layer = fs.DynamicSplitDense(Dense(8), Dense(4, activation="relu"), Dense(6), split=positive)
+    >>> layer(np.ones((32, 10), "float32")).shape
+    TensorShape([32, 10])
+
+    Args:
+        stem: see `SplitDense`.
+        left: a branch, see `SplitDense`; it sees the columns below the point.
+        right: a branch; it sees the columns from the point on.
+        split: a callable from the inputs to an integer tensor, of shape () for one point or `(batch_size, ...)` for
+            one for each row, clamped to [0, units]; or "learned", a trainable point (see `LearnedSplit`, which may be
+            given for its options): soft while training, hard at inference.
+        merge: see `SplitDense`.
+        head: see `SplitDense`.
+        backend: see `SplitDense`.
+        **kwargs: of `keras.layers.Layer`.
+
+    Input shape:
+        `(batch_size, ..., input_dim)`, rank 2 or more.
+
+    Output shape:
+        `(batch_size, ..., units)`.
+
+    Raises:
+        ValueError: if `split` is none of these, or gives floats or another shape.
+    """
+
+    def __init__(
+        self,
+        stem: Any,
+        left: Any,
+        right: Any,
+        *,
+        split: Any,
+        merge: Any = "concat",
+        head: Any = None,
+        backend: str = "auto",
+        **kwargs: Any,
+    ):
+        if not (split == "learned" or callable(split)):
+            raise ValueError(f"`split`: expected 'learned', a LearnedSplit or a callable. Received: split={split!r}")
+        if stem is None or (isinstance(stem, (list, tuple)) and not stem):
+            raise ValueError(f"`stem`: expected a Dense or a list of them. Received: {stem!r}")
+        super().__init__(stem, [left, right], merge, head, backend, **kwargs)
+        split = LearnedSplit(dtype=self.dtype_policy) if split == "learned" else split
+        self.splitter = split if isinstance(split, LearnedSplit) else CallableSplit(split)
+
+    @property
+    def _units(self) -> int:
+        return self.stem[-1].units
+
+    def build(self, input_shape: Any) -> None:
+        self.splitter.build_for(self._units, tuple(input_shape), self.compute_dtype)
+        super().build(input_shape)
+
+    def source_shapes(self, shapes: list[Shape], stack: Callable[[list[Layer], Shape], Shape]) -> list[Shape]:
+        return [stack(self.stem, shapes[0])] * 2
+
+    def branch_sources(self, unfused: Any, sources: list[Any]) -> list[Any]:
+        x, h = sources[0], unfused.stack(self.stem, sources[0])
+        if self.splitter.soft:
+            mask = self.splitter(x, training=unfused.training)
+        else:
+            mask = unfused.apply(lambda t: self.splitter.mask(t, unfused.training), x)
+        return [unfused.apply(lambda t: t[0] * t[1], [h, mask]), unfused.apply(lambda t: t[0] * (1 - t[1]), [h, mask])]
+
+    def block(self, reader: SpecReader, widths: Sequence[int]) -> SplitSpec:
+        stem = reader.items(self.stem, widths[0])
+        sides = [self._side(reader, side, layers) for side, layers in zip(("leading", "trailing"), self.branches)]
+        block = self.finish_block(reader, widths, stem, sides)
+        return dataclasses.replace(block, points=int(any(branch.live for branch in sides)))
+
+    def _side(self, reader: SpecReader, side: str, layers: list[Layer]) -> Branch:
+        """One branch: its first product skips the masked columns, where it has one and the mask is hard."""
+        if reader.training and self.splitter.soft:
+            gated = self.splitter.gate is not None
+            mask = reader.mask(("soft", side), self._units) if gated else Gain(reader.param(self, f"_soft_{side}"))
+            return Branch(None, 0, self._units, (mask, *reader.items(layers, self._units)))
+        items = reader.items(layers, self._units)
+        if items and isinstance(items[0], DenseSpec):
+            return Branch(None, 0, self._units, items, Live(0, side))
+        return Branch(None, 0, self._units, (reader.mask(("hard", side), self._units), *items))
+
+    @property
+    def _soft_leading(self) -> Any:
+        """The soft mask of a point that is one for all rows: a param of the plan, through which its gradient flows."""
+        return self.splitter.soft_mask(None)
+
+    @property
+    def _soft_trailing(self) -> Any:
+        return 1 - self.splitter.soft_mask(None)
+
+    def points(self, x: Any) -> Any:
+        return self.splitter.points(x)
+
+    def mask(self, source: Any, width: int, x: Any) -> Any:
+        if not isinstance(source, tuple):
+            return super().mask(source, width, x)
+        kind, side = source
+        left = self.splitter.soft_mask(x) if kind == "soft" else self.splitter.mask(x, training=False)
+        left = left * ones_like_rows(x, width)
+        return left if side == "leading" else 1 - left
+
+    def get_config(self) -> dict[str, Any]:
+        if self.splitter.soft:
+            split = keras.saving.serialize_keras_object(self.splitter)
+            split.pop("build_config", None)
+        else:
+            split = serialize_function("split", self.splitter.function)
+        return {**super().get_config(), "split": split}
+
+    @classmethod
+    def from_parts(cls, config: dict[str, Any]) -> DynamicSplitDense:
+        config["left"], config["right"] = config.pop("branches")
+        config["split"] = keras.saving.deserialize_keras_object(config["split"])
+        return cls(**config)

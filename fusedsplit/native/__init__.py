@@ -1,0 +1,1 @@
+"""The native libraries; nothing in this room imports TensorFlow."""

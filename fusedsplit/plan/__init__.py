@@ -1,0 +1,58 @@
+"""The plan: what every layer and every region of a model lowers to, and what every executor runs."""
+
+from fusedsplit.plan.builder import PlanBuilder
+from fusedsplit.plan.code import PLAN_VERSION
+from fusedsplit.plan.plan import HashedOnce, Plan
+from fusedsplit.plan.steps import (
+    ACTIVATIONS,
+    LINEAR,
+    MAX_COUNT,
+    MAX_WIDTH,
+    MERGE_OPS,
+    ROLES,
+    ROW_OPS,
+    SIDES,
+    Activation,
+    Const,
+    Dense,
+    Live,
+    Merge,
+    Mix,
+    Param,
+    PlanError,
+    Range,
+    Role,
+    Row,
+    Step,
+    Value,
+    sources,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "LINEAR",
+    "MAX_COUNT",
+    "MAX_WIDTH",
+    "MERGE_OPS",
+    "PLAN_VERSION",
+    "ROLES",
+    "ROW_OPS",
+    "SIDES",
+    "Activation",
+    "Const",
+    "Dense",
+    "HashedOnce",
+    "Live",
+    "Merge",
+    "Mix",
+    "Param",
+    "Plan",
+    "PlanBuilder",
+    "PlanError",
+    "Range",
+    "Role",
+    "Row",
+    "Step",
+    "Value",
+    "sources",
+]

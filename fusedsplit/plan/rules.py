@@ -1,0 +1,148 @@
+"""The rules that every plan keeps; `csrc/core/plan/` holds an encoded plan to the same ones."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from fusedsplit.plan.steps import (
+    ACTIVATIONS,
+    MAX_COUNT,
+    MAX_WIDTH,
+    MERGE_OPS,
+    ROLES,
+    ROW_OPS,
+    SIDES,
+    Activation,
+    Const,
+    Dense,
+    Merge,
+    Mix,
+    PlanError,
+    Range,
+    Row,
+    Step,
+    sources,
+)
+
+if TYPE_CHECKING:
+    from fusedsplit.plan.plan import Plan
+
+
+def check(plan: Plan) -> None:
+    """Raises PlanError, naming the step and the rule that it breaks, if `plan` breaks one."""
+    _Validator(plan).run()
+
+
+class _Validator:
+    """One pass over the steps that tracks which columns are written."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        # Written columns of each value as disjoint intervals; inputs are complete from the start.
+        self.written: list[list[tuple[int, int]]] = [[(0, v.width)] if v.role == "input" else [] for v in plan.values]
+
+    def run(self) -> None:
+        plan = self.plan
+        for what, count in (
+            ("values", len(plan.values)),
+            ("params", len(plan.params)),
+            ("steps", len(plan.steps)),
+        ):
+            self.check(count <= MAX_COUNT, what, f"at most {MAX_COUNT}", count)
+        self.check(0 <= plan.points <= MAX_COUNT, "points", f"0 to {MAX_COUNT}", plan.points)
+        self.check(bool(plan.inputs), "values", "at least one input", plan.values)
+        self.check(bool(plan.outputs), "values", "at least one output", plan.values)
+        for i, value in enumerate(plan.values):
+            self.check(value.role in ROLES, f"value {i}", f"a role of {ROLES}", value.role)
+            self.check(1 <= value.width <= MAX_WIDTH, f"value {i}", f"a width from 1 to {MAX_WIDTH}", value.width)
+        for i, param in enumerate(plan.params):
+            fits = len(param.shape) in (1, 2) and all(1 <= d <= MAX_WIDTH for d in param.shape)
+            self.check(fits, f"param {i}", f"one or two sizes from 1 to {MAX_WIDTH}", param.shape)
+        for i, step in enumerate(plan.steps):
+            self.step(f"step {i}", step)
+        for i, value in enumerate(plan.values):
+            complete = self.covered(Range(i, 0, value.width))
+            self.check(complete, f"value {i}", f"every one of its {value.width} columns written", self.written[i])
+
+    @staticmethod
+    def check(condition: bool, where: str, expected: str, received: object) -> None:
+        if not condition:
+            raise PlanError(f"{where}: expected {expected}. Received: {received}")
+
+    def step(self, where: str, step: Step) -> None:
+        for r in sources(step):
+            self.range(where, r)
+            self.check(self.covered(r), where, "a range that is written before it is read", r)
+        self.range(where, step.dst)
+        if isinstance(step, Dense):
+            self.dense(where, step)
+        elif isinstance(step, Merge):
+            self.merge(where, step)
+        elif isinstance(step, Row):
+            self.check(step.op in ROW_OPS, where, f"an op of {ROW_OPS}", step.op)
+            width = step.src.width if step.op == "softmax" else 1
+            self.check(step.dst.width == width, where, f"a destination of width {width}", step.dst)
+        else:
+            self.mix(where, step)
+        self.write(where, step.dst)
+
+    def dense(self, where: str, step: Dense) -> None:
+        self.param(where, step.kernel, (step.src.width, step.dst.width))
+        if step.bias is not None:
+            self.param(where, step.bias, (step.dst.width,))
+        self.activation(where, step.activation)
+        if step.live is not None:
+            self.check(step.live.side in SIDES, where, f"a side of {SIDES}", step.live.side)
+            self.check(0 <= step.live.point < self.plan.points, where, "a point input of the plan", step.live.point)
+
+    def merge(self, where: str, step: Merge) -> None:
+        self.check(step.op in MERGE_OPS, where, f"an op of {MERGE_OPS}", step.op)
+        self.check(1 <= len(step.srcs) <= MAX_COUNT, where, "at least one source", step.srcs)
+        for r, scale in step.srcs:
+            self.check(r.width in (1, step.dst.width), where, f"sources of width 1 or {step.dst.width}", r)
+            self.check(math.isfinite(scale), where, "finite scales", scale)
+        for operand in (step.gain, step.shift):
+            if isinstance(operand, Const):
+                self.check(math.isfinite(operand.value), where, "a finite constant", operand.value)
+            elif operand is not None:
+                self.param(where, operand, (step.dst.width,))
+        self.activation(where, step.activation)
+
+    def mix(self, where: str, step: Mix) -> None:
+        self.check(1 <= len(step.experts) <= MAX_COUNT, where, "at least one expert", step.experts)
+        self.check(step.gate.width == len(step.experts), where, f"a gate of width {len(step.experts)}", step.gate)
+        for r in step.experts:
+            self.check(r.width == step.dst.width, where, f"experts of width {step.dst.width}", r)
+
+    def activation(self, where: str, activation: Activation) -> None:
+        self.check(activation.name in ACTIVATIONS, where, f"an activation of {ACTIVATIONS}", activation.name)
+        self.check(math.isfinite(activation.alpha), where, "a finite activation parameter", activation.alpha)
+
+    def param(self, where: str, index: int, shape: tuple[int, ...]) -> None:
+        self.check(0 <= index < len(self.plan.params), where, f"a param below {len(self.plan.params)}", index)
+        self.check(
+            self.plan.params[index].shape == shape,
+            where,
+            f"a param of shape {shape}",
+            self.plan.params[index],
+        )
+
+    def range(self, where: str, r: Range) -> None:
+        self.check(0 <= r.value < len(self.plan.values), where, f"a value below {len(self.plan.values)}", r)
+        width = self.plan.values[r.value].width
+        self.check(0 <= r.start < r.stop <= width, where, f"a non-empty range within {width} columns", r)
+
+    def covered(self, r: Range) -> bool:
+        at = r.start
+        for start, stop in self.written[r.value]:
+            if start <= at < stop:
+                at = stop
+        return at >= r.stop
+
+    def write(self, where: str, r: Range) -> None:
+        intervals = self.written[r.value]
+        free = all(r.stop <= start or stop <= r.start for start, stop in intervals)
+        self.check(free, where, "columns that no earlier step wrote", r)
+        intervals.append((r.start, r.stop))
+        intervals.sort()

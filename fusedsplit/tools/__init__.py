@@ -1,0 +1,1 @@
+"""What tells the user about layers and models: check, explain, info."""
