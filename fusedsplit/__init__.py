@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what the lazy names are, for type checkers
     from fusedsplit.layers.reference import model as reference
     from fusedsplit.layers.spec import SplitSpec
     from fusedsplit.layers.split_dense import SplitDense
+    from fusedsplit.models.fused_model import FusedModel, fuse, unfuse
     from fusedsplit.tools.check import check
     from fusedsplit.tools.explain import explain
     from fusedsplit.tools.info import info
@@ -37,6 +38,9 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "merges": ("layers.merges", None),
     "split_dense": ("layers.functional", "split_dense"),
     "reference": ("layers.reference", "model"),
+    "FusedModel": ("models.fused_model", "FusedModel"),
+    "fuse": ("models.fused_model", "fuse"),
+    "unfuse": ("models.fused_model", "unfuse"),
     "use_backend": ("backends.dispatch", "use_backend"),
     "FusedSplitWarning": ("backends.dispatch", "FusedSplitWarning"),
     "check": ("tools.check", "check"),

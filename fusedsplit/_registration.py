@@ -15,7 +15,7 @@ import types
 from collections.abc import Sequence
 
 # The modules whose import registers a class.
-_LAYERS = ("split_dense", "merge_dense", "dynamic_split_dense")
+_CLASSES = ("layers.split_dense", "layers.merge_dense", "layers.dynamic_split_dense", "models.fused_model")
 
 
 def install() -> None:
@@ -30,8 +30,8 @@ def install() -> None:
 def register() -> None:
     """Imports the layers, which registers them; a Keras that they cannot run on stays usable without them."""
     try:
-        for name in _LAYERS:
-            importlib.import_module(f"fusedsplit.layers.{name}")
+        for name in _CLASSES:
+            importlib.import_module(f"fusedsplit.{name}")
     except ImportError:
         pass
 

@@ -30,11 +30,18 @@ ORDER = (
     {"layers.computation"},
     {"layers.fused_layer", "layers.functional"},
     {"layers.split_dense", "layers.merge_dense", "layers.dynamic_split_dense"},
+    {"models.row_plan", "models._keras_private"},
+    {"models.rows", "models.graph"},
+    {"models.operations", "models.lambdas"},
+    {"models.calls"},
+    {"models.region"},
+    {"models.regions"},
+    {"models.fused_model"},
     {"tools.check", "tools.explain", "tools.info"},
     {"tools.suite"},
 )
 # Rooms whose own file holds nothing but a docstring.
-ROOMS = {"backends", "layers", "native", "tools"}
+ROOMS = {"backends", "layers", "models", "native", "tools"}
 
 
 def _module(path: Path) -> str:

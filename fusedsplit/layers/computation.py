@@ -78,6 +78,16 @@ class LayerComputation(SpecComputation):
     def unfusable_reasons(self) -> list[str]:
         return dynamic_reasons(self._layer.sublayers)
 
+    @property
+    def weights(self) -> list[tuple[Any, str]]:
+        """(layer, "kernel" | "bias") for each param."""
+        return self._reader.weights
+
+    @property
+    def masks(self) -> list[tuple[Any, int]]:
+        """What gives each mask, and its width."""
+        return self._reader.masks
+
     def params(self) -> list[Any]:
         """tf.Variables, or computed tensors (LoRA), read at each access."""
         return [_tensor(getattr(layer, name)) for layer, name in self._reader.weights]

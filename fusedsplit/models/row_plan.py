@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Union
 
 from fusedsplit.plan import LINEAR, Dense, Merge, Mix, Plan, PlanBuilder, Range, Row, Step, sources
@@ -230,7 +230,7 @@ def _place(
                 if resolve(r) != place:
                     build.merge("add", ((resolve(r), 1.0),), place)
         else:
-            build.steps.append(_renamed(step, resolve, numbers))
+            build.steps.append(renamed(step, resolve, numbers))
     positions = [r.value for r in sorted({new[r.value] for r in outputs})]
     return Finished(build.plan(), [positions.index(new[r.value].value) for r in outputs], used)
 
@@ -257,7 +257,7 @@ def _params(step: RowStep) -> list[int]:
     return []
 
 
-def _renamed(step: Union[Dense, Merge, Row, Mix], resolve, numbers: dict[int, int]) -> Step:
+def renamed(step: Step, resolve: Callable[[Range], Range], numbers: Mapping[int, int] | Sequence[int]) -> Step:
     """The step with other names of values and params."""
     dst = resolve(step.dst)
     if isinstance(step, Dense):

@@ -16,8 +16,8 @@ from typing import Any, Union
 
 import numpy as np
 
-from fusedsplit.models.row_plan import Concat, Finished, RowStep, finish
-from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Range, Row
+from fusedsplit.models.row_plan import Concat, Finished, RowStep, finish, renamed
+from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Plan, Range, Row
 
 # A step for each piece: beyond this many, moving the columns about costs more than the operation itself.
 MAX_PIECES = 64
@@ -65,28 +65,45 @@ def stack(views: Sequence[View], axis: int) -> View:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a param comes from: `read` gives the tensor (or variable) as it is now."""
+    """Where a param comes from.
+
+    Attributes:
+        key: what makes two of them one.
+        shape: of the param.
+        read: gives the variable, tensor or array as it is now.
+        computed: whether `read` computes it from variables, by TensorFlow.
+    """
 
     key: Hashable
     shape: tuple[int, ...]
     read: Callable[[], Any]
+    computed: bool = False
 
 
 class RowProgram:
     """Operations on views; each method adds the steps that compute its result.
 
     Attributes:
+        lead: how many axes of a tensor are rows: 1 of (batch, width), 2 of (batch, time, width).
+        training: whether the program is for training.
+        dtype: what it computes in.
         steps: on values numbered in the order in which they were made.
         widths: of those values.
         sources: where the params come from, each once.
+        masks: (what draws it, the shape of a row) of each mask, which the region is given behind its inputs.
         logits: by a value that a sigmoid or softmax gives, the view that went into it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lead: int = 1, training: bool = False, dtype: str = "float32") -> None:
+        self.lead = lead
+        self.training = training
+        self.dtype = dtype
         self.steps: list[RowStep] = []
         self.widths: list[int] = []
         self.inputs: list[int] = []
         self.sources: list[Source] = []
+        self.masks: list[tuple[Any, tuple[int, ...]]] = []
+        self._mask_values: list[int] = []
         self.logits: dict[int, View] = {}
         self._joined: dict[bytes, Range] = {}
 
@@ -95,15 +112,22 @@ class RowProgram:
     def input(self, shape: Sequence[int]) -> View:
         """A tensor that the region is given."""
         view = self._new(shape)
-        self.inputs.append(int(view.columns.flat[0]) >> _VALUE_BITS)
+        self.inputs.append(_value_of(view))
         return view
 
-    def param(self, key: Hashable, shape: Sequence[int], read: Callable[[], Any]) -> int:
+    def mask(self, source: Any, shape: Sequence[int]) -> View:
+        """What a Dropout layer multiplies by, drawn anew for each call: the layer itself on ones."""
+        view = self._new(shape)
+        self.masks.append((source, tuple(shape)))
+        self._mask_values.append(_value_of(view))
+        return view
+
+    def param(self, key: Hashable, shape: Sequence[int], read: Callable[[], Any], computed: bool = False) -> int:
         """A weight, or something computed from weights; the same key is the same param."""
         for i, source in enumerate(self.sources):
             if source.key == key:
                 return i
-        self.sources.append(Source(key, tuple(shape), read))
+        self.sources.append(Source(key, tuple(shape), read, computed))
         return len(self.sources) - 1
 
     def weight(self, layer: Any, name: str) -> int:
@@ -140,7 +164,7 @@ class RowProgram:
                 [x.columns], lambda srcs, dst, _: Merge("add", ((srcs[0], 1.0),), None, None, activation, dst)
             )
         if activation.name in ("sigmoid", "softmax"):
-            self.logits[int(y.columns.flat[0]) >> _VALUE_BITS] = x
+            self.logits[_value_of(y)] = x
         return y
 
     def merge(self, op: str, views: Sequence[View], scales: Sequence[float] | None = None) -> View:
@@ -205,7 +229,7 @@ class RowProgram:
         """The plan that gives `outputs`."""
         given = [self._given(view) for view in outputs]
         shapes = [source.shape for source in self.sources]
-        return finish(self.steps, self.widths, self.inputs, shapes, given)
+        return finish(self.steps, self.widths, [*self.inputs, *self._mask_values], shapes, given)
 
     def output_logits(self, view: View) -> View | None:
         """What went into the sigmoid or softmax that a whole view comes from; None where it comes from none."""
@@ -213,6 +237,21 @@ class RowProgram:
         if len(values) != 1 or view.size != self.widths[int(values[0])] or not _is_range(view.columns.ravel()):
             return None
         return self.logits.get(int(values[0]))
+
+    def inline(self, plan: Plan, views: Sequence[View], params: Sequence[int]) -> list[View]:
+        """The outputs of a whole plan on `views`; `params` are this program's."""
+        place = {value: self.range(view.columns) for value, view in zip(plan.inputs, views)}
+        for value in range(len(plan.values)):
+            if value not in place:
+                place[value] = _as_range(self._new((plan.values[value].width,)).columns)
+
+        def resolve(r: Range) -> Range:
+            at = place[r.value]
+            return Range(at.value, at.start + r.start, at.start + r.stop)
+
+        for step in plan.steps:
+            self.steps.append(renamed(step, resolve, params))
+        return [View(_columns(place[value])) for value in plan.outputs]
 
     # Details.
 
@@ -234,7 +273,7 @@ class RowProgram:
         """A value of its own that holds nothing but the view: what the region gives out."""
         r = self.range(view.columns)
         whole = r.start == 0 and r.stop == self.widths[r.value]
-        if whole and r.value not in self.inputs:
+        if whole and r.value not in (*self.inputs, *self._mask_values):
             return r
         place = _as_range(self._new((r.width,)).columns)
         self.steps.append(Concat((r,), place))
@@ -284,6 +323,14 @@ class RowProgram:
     def _check_pieces(n: int) -> None:
         if n > MAX_PIECES:
             raise NotRowWise(f"its columns are not side by side: {n} pieces, of at most {MAX_PIECES}")
+
+
+def _value_of(view: View) -> int:
+    return int(view.columns.flat[0]) >> _VALUE_BITS
+
+
+def _columns(r: Range) -> np.ndarray:
+    return np.arange(r.start, r.stop, dtype=np.int64) + (r.value << _VALUE_BITS)
 
 
 def _is_range(flat: np.ndarray) -> bool:

@@ -1,0 +1,74 @@
+"""One call of a graph: lowered to a row program, or run as Keras runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+
+import keras
+
+from fusedsplit.layers.sublayers import dynamic_reasons
+from fusedsplit.models import _keras_private as private
+from fusedsplit.models import lambdas
+from fusedsplit.models.graph import Call, Tensor
+from fusedsplit.models.operations import lowering_of
+from fusedsplit.models.rows import NotRowWise, RowProgram, View
+
+
+def lower(call: Call, program: RowProgram, views: Mapping[Tensor, View]) -> list[View]:
+    """Adds what a call computes to a program, and gives its outputs.
+
+    Raises:
+        NotRowWise: with the reason why there is no row program for it.
+    """
+    args, kwargs = call.arguments(views)
+    kwargs = {name: value for name, value in kwargs.items() if not (name in ("training", "mask") and value is None)}
+    if "mask" in kwargs:
+        raise NotRowWise("it is called with a mask")
+    kwargs.pop("training", None)
+    outputs = (
+        lambdas.lower_call(call, program, args, kwargs) if lambdas.traces(call) else _layer(call, program, args, kwargs)
+    )
+    found = keras.tree.flatten(outputs)
+    for view, tensor in zip(found, call.outputs, strict=True):
+        if view.shape != tensor.shape[program.lead :]:
+            raise NotRowWise(f"its rows come out as {view.shape}, where Keras says {tensor.shape}")
+    return found
+
+
+def _layer(call: Call, program: RowProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return lowering_of(call.operation)(call.operation, program, *args, **kwargs)
+
+
+def standing_reasons(call: Call) -> list[str]:
+    """Why a call must be left to Keras, whatever it computes."""
+    operation = call.operation
+    dtypes = {tensor.dtype for tensor in (*call.inputs, *call.outputs)}
+    reasons = []
+    if call.is_layer:
+        reasons += [
+            reason.removeprefix(f"{type(operation).__name__} {operation.name!r} ")
+            for reason in dynamic_reasons([operation])
+        ]
+        if "call" in vars(operation):
+            reasons.append("its call was replaced")
+        policy = operation.dtype_policy
+        if policy.compute_dtype != policy.variable_dtype:
+            reasons.append(f"it has the mixed dtype policy {policy.name!r}")
+        dtypes |= {policy.compute_dtype}
+    if isinstance(operation, keras.layers.Dense):  # casts whatever it is given, integers for one
+        dtypes -= {tensor.dtype for tensor in call.inputs if not tensor.dtype.startswith(("float", "bfloat"))}
+    if len(dtypes) > 1:
+        reasons.append(f"it computes with several dtypes: {', '.join(sorted(dtypes))}")
+    elif not next(iter(dtypes)).startswith(("float", "bfloat")):
+        reasons.append(f"it computes in {next(iter(dtypes))}")
+    return reasons
+
+
+def run(calls: Iterable[Call], values: MutableMapping[Tensor, Any], training: bool | None) -> None:
+    """Runs calls as a functional model does, masks included."""
+    for call in calls:
+        args, kwargs = call.arguments(values)
+        operation = private.with_training(call.operation, training)
+        outputs = operation(*args, **kwargs)
+        values.update(zip(call.outputs, keras.tree.flatten(outputs)))

@@ -1,0 +1,155 @@
+"""`fs.fuse`: a whole Keras model runs as fused regions, and stays the same model."""
+
+from __future__ import annotations
+
+import contextvars
+from typing import Any
+
+import keras
+from tensorflow.python.saved_model import save_context
+
+from fusedsplit.backends import dispatch
+from fusedsplit.models import _keras_private as private
+from fusedsplit.models import graph, regions
+from fusedsplit.models.graph import Graph
+from fusedsplit.models.operations import register
+from fusedsplit.models.region import Region
+from fusedsplit.models.regions import Schedule
+
+# The fused model that is running, the innermost one, and its schedule.
+_running: contextvars.ContextVar[tuple[Any, Schedule] | None] = contextvars.ContextVar("fusedsplit_run", default=None)
+
+
+@keras.saving.register_keras_serializable(package="fusedsplit")
+class FusedModel(keras.Model):
+    """A functional model whose graph runs as fused regions: the same layers, variables, names and files.
+
+    Made by `fs.fuse`. Whatever of the graph is in no region runs as Keras runs it.
+
+    Attributes:
+        backend: as in `SplitDense`, for every region.
+    """
+
+    # By these very names, or Keras takes it for no functional model, and its config for one without a graph.
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.backend = "auto"
+
+    @property
+    def regions(self) -> list[Region]:
+        """What runs fused at inference: objects with `layers` and `plan`."""
+        return self.schedule(training=False).regions
+
+    @property
+    def graph(self) -> Graph:
+        """The model's graph as it was read, nested models inlined."""
+        return self._once("graph", lambda: graph.read(self))
+
+    def schedule(self, training: bool = False) -> Schedule:
+        """How the graph runs, at inference or while training: regions, and what is left to Keras, with the reason."""
+        return self._once(training, lambda: regions.schedule(self.graph, training))
+
+    def _once(self, key: Any, make: Any) -> Any:
+        """Made when it is first needed, and not tracked by Keras."""
+        made = private.untracked(self, "_fused_made", dict)
+        if key not in made:
+            made[key] = make()
+        return made[key]
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
+        fused = not kwargs and self._runs_fused(training)
+        token = _running.set((self, self.schedule(bool(training))) if fused else None)
+        try:
+            return super().call(inputs, training=training, mask=mask, **kwargs)
+        finally:
+            _running.reset(token)
+
+    def _runs_fused(self, training: bool | None) -> bool:
+        """Whether a call runs by its schedule: not while saving, which must need no fusedsplit to run, nor where the
+        graph itself says `training=True` for one of its calls and the caller says nothing."""
+        if save_context.in_save_context():
+            return False
+        return training is not None or not self._once("bakes", lambda: any(c.bakes_training for c in self.graph.calls))
+
+    def _run_through_graph(self, inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
+        running = _running.get()
+        if running is None or running[0] is not self or call_fn is not None:
+            return super()._run_through_graph(inputs, operation_fn, call_fn)
+        values = dict(zip(self.graph.inputs, keras.tree.flatten(inputs)))
+        for item in running[1].items:
+            if isinstance(item, Region):
+                results = self._run_region(item, [values[tensor] for tensor in item.inputs])
+            else:
+                args, kwargs = item.arguments(values)
+                results = keras.tree.flatten(operation_fn(item.operation)(*args, **kwargs))
+            values.update(zip(item.outputs, results))
+        return keras.tree.pack_sequence_as(private.same_graph(self)[1], [values[t] for t in self.graph.outputs])
+
+    def _run_region(self, region: Region, inputs: list[Any]) -> list[Any]:
+        if any(getattr(x, "_keras_mask", None) is not None for x in inputs):
+            return region.computation.call_unfused(inputs)
+        return dispatch.call(region.computation, inputs, self.backend)
+
+
+def fuse(model: Any, *, backend: str = "auto", loop: str = "auto") -> FusedModel:
+    """The same model, run as fused regions.
+
+    The layers, variables, names, graph and files are those of `model`, which itself stays as it is; what changes is how
+    it runs. A compiled model comes compiled, with the same optimizer object.
+
+    Example:
+
+    >>> import keras, tensorflow as tf, fusedsplit as fs
+    >>> from keras.layers import Concatenate, Dense, Input, Lambda
+    >>> x = Input((10,))
+    >>> a, b = Lambda(lambda t: tf.split(t, 2, axis=-1))(Dense(8)(x))
+    >>> y = Dense(1)(Concatenate()([Dense(4, activation="relu")(a), Dense(6, activation="relu")(b)]))
+    >>> fused = fs.fuse(keras.Model(x, y))
+    >>> len(fused.regions), len(fused.regions[0].plan.steps)
+    (1, 4)
+
+    Args:
+        model: a functional or built Sequential Keras 3 model.
+        backend: as in `SplitDense`, for every region.
+        loop: who runs `fit`, `evaluate` and `predict`: "auto" or "keras".
+
+    Returns:
+        A `FusedModel`.
+
+    Raises:
+        TypeError: if `model` is no Keras 3 model.
+        ValueError: if its graph cannot be seen, or does not say all that it computes; the message says what can be
+            done.
+    """
+    dispatch.check_name(backend)
+    if loop not in ("auto", "keras"):
+        raise ValueError(f"`loop`: expected 'auto' or 'keras'. Received: loop={loop!r}")
+    private.check_readable(model)
+    with private.strategy_scope(model):
+        fused = FusedModel(*private.same_graph(model), name=model.name)
+        fused.backend = backend
+        private.carry_over(model, fused)
+    return fused
+
+
+fuse.register = register  # type: ignore[attr-defined]
+
+
+def unfuse(model: Any) -> keras.Model:
+    """The plain Keras model over the same layers again.
+
+    Args:
+        model: a `FusedModel`.
+
+    Returns:
+        A functional `keras.Model`; compiled, with the same optimizer object, if `model` is.
+
+    Raises:
+        TypeError: if `model` is no FusedModel.
+    """
+    if not isinstance(model, FusedModel):
+        raise TypeError(f"expected a fusedsplit.FusedModel. Received: {model!r}")
+    with private.strategy_scope(model):
+        plain = keras.Model(*private.same_graph(model), name=model.name)
+        private.carry_over(model, plain)
+    return plain

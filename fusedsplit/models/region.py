@@ -1,0 +1,186 @@
+"""A region: calls of a model's graph that run as one plan, and what it hands to dispatch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fusedsplit.backends.base import Operands, Run
+from fusedsplit.layers.sublayers import dynamic_reasons
+from fusedsplit.models import calls
+from fusedsplit.models.graph import Call, Tensor
+from fusedsplit.models.row_plan import Finished
+from fusedsplit.models.rows import NotRowWise, RowProgram, View
+from fusedsplit.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Region:
+    """Calls that run as one plan.
+
+    Attributes:
+        calls: in an order in which they can run.
+        inputs: the tensors that they read and do not make.
+        outputs: the tensors of theirs that something outside reads, or that the model gives out.
+        lead: how many leading axes are rows.
+        training: whether the region is for training.
+        dtype: what it computes in.
+    """
+
+    calls: tuple[Call, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    lead: int
+    training: bool
+    dtype: str
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers (and operations of `keras.ops`) that it computes, each once."""
+        return list(dict.fromkeys(call.operation for call in self.calls))
+
+    @property
+    def plan(self) -> Plan:
+        """What the region computes, at inference or while training."""
+        return self.computation.plan()
+
+    @functools.cached_property
+    def computation(self) -> RegionComputation:
+        return RegionComputation(self)
+
+    @property
+    def name(self) -> str:
+        return ", ".join(call.path for call in self.calls)
+
+    def __repr__(self) -> str:
+        return f"<Region of {len(self.calls)} calls: {self.name}>"
+
+
+def lower(
+    region_calls: Sequence[Call], inputs: Sequence[Tensor], lead: int, training: bool, dtype: str
+) -> tuple[RowProgram, dict[Tensor, View]]:
+    """The row program of calls, and where each of their tensors stands.
+
+    Raises:
+        NotRowWise: if one of them has no row program there; the message names it.
+    """
+    program = RowProgram(lead, training, dtype)
+    views = {tensor: program.input(row_shape(tensor, lead)) for tensor in inputs}
+    for call in region_calls:
+        try:
+            results = calls.lower(call, program, views)
+        except NotRowWise as reason:
+            raise NotRowWise(f"{call}: {reason}") from None
+        views.update(zip(call.outputs, results))
+    return program, views
+
+
+def row_shape(tensor: Tensor, lead: int) -> tuple[int, ...]:
+    """What is left of a tensor's shape behind the axes that are rows.
+
+    Raises:
+        NotRowWise: if a size of it is not known.
+    """
+    shape = tensor.shape[lead:]
+    if len(tensor.shape) < lead or None in shape:
+        raise NotRowWise(f"it reads a tensor of shape {tensor.shape}, of whose rows a size is unknown")
+    return shape  # type: ignore[return-value]
+
+
+class RegionComputation:
+    """What a region hands to dispatch: see `Computation` in `backends/base.py`."""
+
+    def __init__(self, region: Region):
+        self._region = region
+        self.name = region.name
+        self.dtype = region.dtype
+        program, views = lower(region.calls, region.inputs, region.lead, region.training, region.dtype)
+        self._masks = program.masks
+        outputs = [views[tensor] for tensor in region.outputs]
+        logits = [program.output_logits(view) for view in outputs]
+        self.logit_outputs = tuple(i for i, view in enumerate(logits) if view is not None)
+        self._plain = program.plan(outputs)
+        self._with_logits = program.plan([*outputs, *(view for view in logits if view is not None)])
+        self._sources = [program.sources[i] for i in self._plain.sources]
+        assert self._plain.sources == self._with_logits.sources
+        self._layers = [call.operation for call in region.calls if call.is_layer]
+
+    def _finished(self, logits: bool) -> Finished:
+        return self._with_logits if logits else self._plain
+
+    def unfusable_reasons(self) -> list[str]:
+        return dynamic_reasons(self._layers)
+
+    def plan(self, logits: bool = False) -> Plan:
+        return self._finished(logits).plan
+
+    def params(self) -> list[Any]:
+        computed = iter(self._compute())
+        return [next(computed) if s.computed else _tensor(s.read(), self.dtype) for s in self._sources]
+
+    def _compute(self) -> list[Any]:
+        """The params that are computed from variables: by one function, since in eager mode every operation costs."""
+        if not any(source.computed for source in self._sources):
+            return []
+        return self._computed() if tf.executing_eagerly() else self._read_computed()
+
+    def _read_computed(self) -> list[Any]:
+        return [tf.convert_to_tensor(source.read()) for source in self._sources if source.computed]
+
+    @functools.cached_property
+    def _computed(self) -> Any:
+        return tf.function(self._read_computed, autograph=False).get_concrete_function()
+
+    def operands(self, inputs: Sequence[Any]) -> Operands:
+        rows = [_as_rows(x, self._region.lead, tensor) for x, tensor in zip(inputs, self._region.inputs)]
+        masks = [self._mask(layer, shape, inputs[0]) for layer, shape in self._masks]
+        return Operands([*rows, *masks], self.params(), [])
+
+    def _mask(self, layer: Any, shape: tuple[int, ...], x: Any) -> tf.Tensor:
+        """Keras' own Dropout on ones, so that the same numbers are drawn."""
+        ones = tf.ones(tf.concat([tf.shape(x)[: self._region.lead], shape], 0), self.dtype)
+        mask = layer(ones, training=True)
+        return tf.reshape(mask, tf.concat([tf.shape(x)[: self._region.lead], [math.prod(shape)]], 0))
+
+    def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
+        finished = self._finished(logits)
+        results = run(finished.plan, *operands)
+        given = [results[i] for i in finished.outputs]
+        lead = self._region.lead
+        tensors = [*self._region.outputs, *(self._region.outputs[i] for i in self.logit_outputs if logits)]
+        return [_from_rows(y, lead, tensor) for y, tensor in zip(given, tensors)]
+
+    def call_unfused(self, inputs: Sequence[Any]) -> list[Any]:
+        values = dict(zip(self._region.inputs, inputs))
+        calls.run(self._region.calls, values, self._region.training)
+        return [values[tensor] for tensor in self._region.outputs]
+
+
+def _tensor(weight: Any, dtype: str) -> Any:
+    if isinstance(weight, keras.Variable):
+        return weight.value
+    return tf.constant(weight, dtype) if isinstance(weight, np.ndarray) else weight
+
+
+def _as_rows(x: Any, lead: int, tensor: Tensor) -> Any:
+    """A tensor with all axes behind the leading ones joined."""
+    if len(tensor.shape) == lead + 1:
+        return x
+    width = math.prod(tensor.shape[lead:])  # type: ignore[arg-type]
+    return tf.reshape(x, tf.concat([tf.shape(x)[:lead], [width]], 0))
+
+
+def _from_rows(y: Any, lead: int, tensor: Tensor) -> Any:
+    """The reverse."""
+    if len(tensor.shape) == lead + 1:
+        return y
+    y = tf.reshape(y, tf.concat([tf.shape(y)[:lead], tensor.shape[lead:]], 0))
+    y.set_shape([None] * lead + list(tensor.shape[lead:])) if not tf.executing_eagerly() else None
+    return y
