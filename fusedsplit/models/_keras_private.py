@@ -34,7 +34,8 @@ def inlined(node: Any) -> Any | None:
     if not isinstance(operation, keras.Model) or not is_plain(operation):
         return None
     functional = functional_of(operation)
-    if functional is None or any(v is not None for v in node.arguments.kwargs.values()):
+    kwargs = {k: v for k, v in node.arguments.kwargs.items() if not (k == "training" and v is False)}
+    if functional is None or any(v is not None for v in kwargs.values()):
         return None
     given = keras.tree.flatten(node.arguments.args)
     if len(node.arguments.args) != 1 or len(given) != len(functional.inputs):

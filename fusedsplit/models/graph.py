@@ -53,8 +53,8 @@ class Call:
 
     @property
     def bakes_training(self) -> bool:
-        """Whether the graph says `training=True` or False for this very call."""
-        return self._arguments.kwargs.get("training") is not None
+        """Whether the graph says `training=True` for this very call; False is what Keras notes where nobody says so."""
+        return bool(self._arguments.kwargs.get("training"))
 
     def arguments(self, values: Mapping[Tensor, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments, with values in the places of tensors."""
