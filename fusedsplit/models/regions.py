@@ -91,7 +91,7 @@ def _leads(graph: Graph, training: bool) -> tuple[dict[Call, int], dict[Call, st
 
 
 def _lead(call: Call, candidates: Iterable[int], training: bool) -> tuple[int | None, str]:
-    """The first number of leading axes with which a call is row-wise, or None and why it is with none."""
+    """The first number of leading axes with which a call is row-wise, or None and why not even with the batch alone."""
     reason = ""
     for lead in dict.fromkeys(candidates):
         try:
@@ -100,7 +100,7 @@ def _lead(call: Call, candidates: Iterable[int], training: bool) -> tuple[int | 
                 raise NotRowWise("its inputs and outputs have different rows")
             lower([call], list(dict.fromkeys(call.inputs)), lead, training, call.outputs[0].dtype)
         except NotRowWise as why:
-            reason = reason or str(why).removeprefix(f"{call}: ")
+            reason = str(why).removeprefix(f"{call}: ")
         else:
             return lead, ""
     return None, reason
