@@ -1,0 +1,275 @@
+#include <algorithm>
+
+#include "core/exec/executor.h"
+#include "core/layout/blocks.h"
+#include "core/microkernels/isa.h"
+#include "core/runtime/scratch.h"
+
+namespace fusedsplit {
+namespace {
+
+// Elements of a param's gradient that are reduced as one task.
+constexpr ptrdiff_t kReduceSize = 1 << 15;
+
+// What one task of the second pass computes of a kernel's gradient: it stays in a level-2 cache, and so do the
+// columns of A and of dZ that a block brings.
+constexpr ptrdiff_t kLaterRows = 128;
+constexpr ptrdiff_t kLaterColumns = 512;
+
+bool wants_source(const Node& node, const std::vector<char>& wanted) {
+  return node.step.kind == StepKind::kDense && wanted[static_cast<size_t>(node.step.sources[0].range.value)];
+}
+
+// A block of every lane at a time, each followed by the second pass over these blocks; `backs` is by lane.
+template <class T, class RunBlock>
+void run_rounds(Workers* workers, const Blocks& blocks, const std::vector<LaterPiece>& pieces,
+                const std::vector<BlockGradients<T>>& backs, const RunBlock& run_block) {
+  ptrdiff_t rounds = 0;
+  for (ptrdiff_t lane = 0; lane < blocks.lanes; ++lane) rounds = std::max(rounds, blocks.lane_blocks(lane));
+  for (ptrdiff_t b = 0; b < rounds; ++b) {
+    workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
+      if (b < blocks.lane_blocks(lane)) run_block(lane, b, worker);
+    });
+    std::vector<BlockGradients<T>> round;
+    for (const BlockGradients<T>& back : backs)
+      if (b < blocks.lane_blocks(back.lane)) {
+        round.push_back(back);
+        round.back().first = b == 0 && round.size() == 1;
+      }
+    workers->run(static_cast<ptrdiff_t>(pieces.size()),
+                 [&](ptrdiff_t i, int) { run_later(round, pieces[static_cast<size_t>(i)]); });
+  }
+}
+
+}  // namespace
+
+template <class T>
+size_t Executor<T>::backward_bytes() const {
+  Carver carver(nullptr);
+  carver.take<T>(layout_.kept_width * layout_.kept_rows);
+  carver.take<T>(layout_.grad_width * layout_.kept_rows);
+  Temporaries<T>(layout_, layout_.kept_rows, &carver);
+  return carver.used();
+}
+
+template <class T>
+size_t Executor<T>::scratch_bytes() const {
+  return std::max(forward_bytes(), backward_bytes());
+}
+
+template <class T>
+size_t Executor<T>::workspace_bytes(ptrdiff_t rows) const {
+  Carver carver(nullptr);
+  carver.take<T>(layout_.packed_size);
+  const ptrdiff_t lanes = Blocks(layout_, rows).lanes;
+  carver.take<T>(layout_.lane_size * (lanes - 1));
+  carver.take<T>(layout_.later_width * layout_.kept_rows * lanes);
+  return carver.used();
+}
+
+template <class T>
+void Executor<T>::backward(const BackwardArgs<T>& args) const {
+  if (args.rows <= 0) return zero_params(Gradients<T>(layout_, args), 0, true);
+  const double work = 2 * work_of(layout_, args.rows);
+  Workers workers(useful_workers(work), work >= work_to_wake);
+  Call call;
+  call.kernels = &active_kernels<T>();
+  call.workers = &workers;
+  call.tensors = tensors_of<T>(args);
+  const BlockList blocks(Blocks(layout_, args.rows));
+  if (workers.count() > 1 && blocks.count() == 1 && layout_.parallel_gradients) {
+    backward_chains(&call, args);
+  } else {
+    backward_blocks(&call, args);
+  }
+}
+
+template <class T>
+void Executor<T>::zero_params(const Gradients<T>& grads, ptrdiff_t lane, bool all) const {
+  for (size_t p = 0; p < plan_.params.size(); ++p)
+    if (grads.wants_param(static_cast<int>(p)) && (all || layout_.params[p].zeroed))
+      std::fill_n(grads.param(layout_, static_cast<int>(p), lane), plan_.params[p].size(), T(0));
+}
+
+template <class T>
+void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const {
+  Workers* workers = call->workers;
+  const Blocks blocks(layout_, args.rows);
+  const size_t bytes = backward_bytes();
+  const ptrdiff_t prepared = args.saved ? 0 : Call::prepared_size(layout_, args.rows);
+  const Scratch scratch(static_cast<size_t>(prepared) * sizeof(T) + 64 +
+                        bytes * static_cast<size_t>(workers->count()));
+  Carver carver(scratch.data());
+  if (prepared) call->prepare_forward(layout_, args.rows, carver.take<T>(prepared));
+  char* base = carver.take<char>(static_cast<ptrdiff_t>(bytes) * workers->count());
+
+  Gradients<T> grads(layout_, args);
+  Carver workspace(args.workspace);
+  T* transposed = workspace.take<T>(layout_.packed_size);
+  grads.transposed = transposed;
+  grads.lanes = workspace.take<T>(layout_.lane_size * (blocks.lanes - 1));
+  grads.left = workspace.take<T>(layout_.later_width * layout_.kept_rows * blocks.lanes);
+  workers->run(static_cast<ptrdiff_t>(layout_.nodes.size()), [&](ptrdiff_t i, int) {
+    const Node& node = layout_.nodes[static_cast<size_t>(i)];
+    if (wants_source(node, grads.wanted))
+      pack_node(*call->kernels, layout_, node, args.params, true, transposed);
+  });
+
+  const std::vector<LaterPiece> pieces = later_pieces(grads);
+  const bool second = !pieces.empty();
+  // Values that are computed again, where the second pass still finds them.
+  const bool keeps_all = !args.saved && second;
+  const ptrdiff_t kept = layout_.kept_width * layout_.kept_rows;
+  const Scratch values(keeps_all ? static_cast<size_t>(kept * blocks.lanes) * sizeof(T) : 0);
+  std::vector<Block<T>> last(static_cast<size_t>(blocks.lanes));  // of each lane
+  std::vector<BlockGradients<T>> backs(last.size());
+
+  const auto run_block = [&](ptrdiff_t lane, ptrdiff_t b, int worker) {
+    Carver mine(base + bytes * static_cast<size_t>(worker));
+    Block<T>& block = last[static_cast<size_t>(lane)];
+    block = call->block(layout_, blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1));
+    block.keeps = true;
+    block.panels = keeps_all ? static_cast<T*>(values.data()) + kept * lane : mine.take<T>(kept);
+    T* panels = mine.take<T>(layout_.grad_width * layout_.kept_rows);
+    block.temporaries = Temporaries<T>(layout_, layout_.kept_rows, &mine);
+    if (args.saved) {
+      // Only read from here on.
+      block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
+    } else {
+      block.recomputes = true;
+      run_nodes(block);
+    }
+    BlockGradients<T>& back = backs[static_cast<size_t>(lane)];
+    back = {&block, &grads, panels, lane, b == 0, false, nullptr};
+    if (second) back.left = grads.left + layout_.later_width * layout_.kept_rows * lane;
+    begin_gradients(back);
+    for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
+  };
+  if (!second) {
+    workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
+      zero_params(grads, lane, false);
+      for (ptrdiff_t b = 0; b < blocks.lane_blocks(lane); ++b) run_block(lane, b, worker);
+    });
+  } else {
+    run_rounds(workers, blocks, pieces, backs, [&](ptrdiff_t lane, ptrdiff_t b, int worker) {
+      if (b == 0) zero_params(grads, lane, false);
+      run_block(lane, b, worker);
+    });
+  }
+  reduce(workers, grads, blocks.lanes);
+}
+
+// The tasks of the second pass, for the gradients that are wanted.
+template <class T>
+std::vector<LaterPiece> Executor<T>::later_pieces(const Gradients<T>& grads) const {
+  std::vector<LaterPiece> pieces;
+  for (const Later& later : layout_.later) {
+    const Step& step = layout_.nodes[later.node].step;
+    const ptrdiff_t rows = step.sources[0].range.width(), columns = step.dst.width();
+    if (!grads.wants_param(step.kernel)) continue;
+    // Near-equal parts of whole vectors, so that none is narrow.
+    const ptrdiff_t parts = (columns + kLaterColumns - 1) / kLaterColumns;
+    const auto cut = [&](ptrdiff_t p) { return p < parts ? columns * p / parts / kPad * kPad : columns; };
+    for (ptrdiff_t r = 0; r < rows; r += kLaterRows)
+      for (ptrdiff_t p = 0; p < parts; ++p)
+        pieces.push_back({&later, {r, std::min(r + kLaterRows, rows)}, {cut(p), cut(p + 1)}});
+  }
+  return pieces;
+}
+
+// One block of all rows: workers share the chains of a stage, from the last stage on, and then the rows of
+// gradients that several of these chains add to.
+template <class T>
+void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const {
+  const int workers = call->workers->count();
+  Carver sizes(nullptr);
+  Temporaries<T>(layout_, args.rows, &sizes);
+  const ptrdiff_t bytes = static_cast<ptrdiff_t>(sizes.used());
+  sizes.take<char>(bytes * workers);
+  sizes.take<T>(args.saved ? 0 : layout_.kept_width * args.rows);
+  sizes.take<T>(layout_.own_grad_width * args.rows);
+  const Scratch scratch(sizes.used());
+  Carver carver(scratch.data());
+  char* base = carver.take<char>(bytes * workers);
+  T* kept = carver.take<T>(args.saved ? 0 : layout_.kept_width * args.rows);
+  T* panels = carver.take<T>(layout_.own_grad_width * args.rows);
+
+  Gradients<T> grads(layout_, args);
+  T* transposed = Carver(args.workspace).take<T>(layout_.packed_size);
+  grads.transposed = transposed;
+  std::vector<Block<T>> blocks;
+  for (int w = 0; w < workers; ++w) {
+    Carver mine(base + bytes * w);
+    blocks.push_back(call->block(layout_, 0, args.rows));
+    blocks.back().keeps = true;
+    blocks.back().panels = args.saved ? const_cast<T*>(args.saved) : kept;
+    blocks.back().temporaries = Temporaries<T>(layout_, args.rows, &mine);
+  }
+  const auto back = [&](int worker) {
+    return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, panels, 0, true, true, nullptr};
+  };
+  if (!args.saved) recompute(call, blocks[0]);
+  zero_params(grads, 0, false);
+  call->workers->run(1, [&](ptrdiff_t, int worker) { begin_gradients(back(worker)); });
+  for (size_t s = layout_.stages.size(); s-- > 0;) {
+    const std::vector<Chain>& chains = layout_.stages[s];
+    call->workers->run(static_cast<ptrdiff_t>(chains.size()), [&](ptrdiff_t i, int worker) {
+      const Chain& chain = chains[static_cast<size_t>(i)];
+      for (size_t n = chain.end; n-- > chain.begin;) {
+        const Node& node = layout_.nodes[n];
+        if (wants_source(node, grads.wanted))
+          pack_node(*call->kernels, layout_, node, args.params, true, transposed);
+        run_gradient(back(worker), node, true);
+      }
+    });
+    const ptrdiff_t parts = std::min<ptrdiff_t>(args.rows, workers);
+    call->workers->run(parts, [&](ptrdiff_t part, int worker) {
+      for (size_t n = chains.back().end; n-- > chains.front().begin;)
+        run_deferred(back(worker), layout_.nodes[n], args.rows * part / parts,
+                     args.rows * (part + 1) / parts);
+    });
+  }
+}
+
+// Computes the hidden values again, stage by stage.
+template <class T>
+void Executor<T>::recompute(Call* call, const Block<T>& shared) const {
+  for (const std::vector<Chain>& chains : layout_.stages)
+    call->workers->run(1, [&](ptrdiff_t, int) {
+      Block<T> block = shared;
+      block.recomputes = true;
+      for (size_t n = chains.front().begin; n < chains.back().end; ++n) run_node(block, layout_.nodes[n]);
+    });
+}
+
+// Adds the lanes to the result, in their order.
+template <class T>
+void Executor<T>::reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t lanes) const {
+  if (lanes < 2) return;
+  struct Piece {
+    int param;
+    ptrdiff_t begin, size;
+  };
+  std::vector<Piece> pieces;
+  for (size_t p = 0; p < plan_.params.size(); ++p)
+    if (grads.wants_param(static_cast<int>(p)) && !layout_.params[p].later)
+      for (ptrdiff_t at = 0; at < plan_.params[p].size(); at += kReduceSize)
+        pieces.push_back({static_cast<int>(p), at, std::min(kReduceSize, plan_.params[p].size() - at)});
+  const Kernels<T>& kernels = active_kernels<T>();
+  workers->run(static_cast<ptrdiff_t>(pieces.size()), [&](ptrdiff_t i, int) {
+    const Piece& piece = pieces[static_cast<size_t>(i)];
+    T* sum = grads.param(layout_, piece.param, 0) + piece.begin;
+    for (ptrdiff_t lane = 1; lane < lanes; ++lane)
+      kernels.copy(1, piece.size, grads.param(layout_, piece.param, lane) + piece.begin, 0, sum, 0, true);
+  });
+}
+
+#define FUSEDSPLIT_FOR_TYPE(T)                                   \
+  template size_t Executor<T>::scratch_bytes() const;            \
+  template size_t Executor<T>::workspace_bytes(ptrdiff_t) const; \
+  template void Executor<T>::backward(const BackwardArgs<T>&) const;
+FUSEDSPLIT_FOR_TYPE(float)
+FUSEDSPLIT_FOR_TYPE(double)
+#undef FUSEDSPLIT_FOR_TYPE
+
+}  // namespace fusedsplit

@@ -1,0 +1,136 @@
+// One block of rows: where each value is, and the steps of a plan run over it.
+#pragma once
+
+#include "core/exec/program.h"
+#include "core/layout/layout.h"
+#include "core/microkernels/kernels.h"
+
+namespace fusedsplit {
+
+// Hands out 64-byte aligned pieces of a buffer; without a buffer it only measures.
+class Carver {
+ public:
+  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
+  template <class E>
+  E* take(ptrdiff_t count) {
+    char* piece = base_ ? base_ + used_ : nullptr;
+    used_ += (static_cast<size_t>(count) * sizeof(E) + 63) / 64 * 64;
+    return reinterpret_cast<E*>(piece);
+  }
+  size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  size_t used_ = 0;
+};
+
+// What one worker needs beside a block's values.
+template <class T>
+struct Temporaries {
+  T* masked = nullptr;                // a source masked by a point
+  T* unmasked = nullptr;              // its gradient before masking
+  MergeSource<T>* sources = nullptr;  // of one Merge or Mix
+  T* suffix = nullptr;
+  T* sums = nullptr;    // over the rows of a block, for a gain or shift
+  T* narrow = nullptr;  // the packed kernel of a Dense of few columns
+  T* joined = nullptr;  // the result of a join, before it goes to its nodes' places
+
+  Temporaries() = default;
+  Temporaries(const Layout& layout, ptrdiff_t rows, Carver* carver) {
+    masked = carver->take<T>(layout.masked_width * rows);
+    unmasked = carver->take<T>(layout.masked_width * rows);
+    sources = carver->take<MergeSource<T>>(layout.max_sources);
+    suffix = carver->take<T>(layout.max_suffix);
+    sums = carver->take<T>(layout.max_merge);
+    narrow = carver->take<T>(layout.narrow_size);
+    joined = carver->take<T>(layout.joined_width * rows);
+  }
+};
+
+// The caller's tensors, shared by all blocks of a call.
+template <class T>
+struct Tensors {
+  const T* const* inputs = nullptr;
+  const T* const* params = nullptr;
+  const Point* points = nullptr;
+  const T* const* outputs = nullptr;  // forward writes them
+  const T* packed = nullptr;          // kernels packed for forward; null: used as they are
+  const T* joined = nullptr;          // operands of the joins; null: their nodes run one by one
+};
+
+// A block of rows [row, row + rows) with its panels.
+template <class T>
+struct Block {
+  const Kernels<T>* kernels = nullptr;
+  const Layout* layout = nullptr;
+  const Tensors<T>* tensors = nullptr;
+  ptrdiff_t row = 0;
+  ptrdiff_t rows = 0;
+  T* panels = nullptr;
+  bool keeps = false;       // panels are laid out, and filled, for backward
+  bool recomputes = false;  // outputs are there already and must not be written
+  bool in_turn = false;     // runs through all nodes in turn, so that some may do the work of others
+  Temporaries<T> temporaries;
+
+  // Where columns from `column` of a value are. Whoever writes through it knows that it may.
+  Rows<T> value(int index, ptrdiff_t column) const {
+    const Place& place = layout->places[static_cast<size_t>(index)];
+    const size_t i = static_cast<size_t>(place.index);
+    switch (place.role) {
+      case Role::kInput:
+        return {const_cast<T*>(tensors->inputs[i]) + row * place.width + column, place.width};
+      case Role::kOutput:
+        return {const_cast<T*>(tensors->outputs[i]) + row * place.width + column, place.width};
+      default:
+        if (keeps) return {panels + place.kept * rows + column, place.kept_ld};
+        return {panels + place.brief * rows + column, place.ld};
+    }
+  }
+  Rows<T> value(const Range& range) const { return value(range.value, range.start); }
+  Rows<T> pre(const Node& node) const { return {panels + node.pre * rows, node.pre_ld}; }
+};
+
+// Columns [begin, end) of a source that count for the block's row i, given the point of a Dense.
+struct LiveColumns {
+  ptrdiff_t begin, end;
+};
+template <class T>
+LiveColumns live_columns(const Block<T>& block, const Step& step, ptrdiff_t i);
+
+// Whether the point of a Dense differs from row to row.
+template <class T>
+bool live_by_row(const Block<T>& block, const Step& step) {
+  return step.point >= 0 && block.tensors->points[step.point].per_row;
+}
+
+// The source of a Dense as its product reads it: masked in the block's temporaries if it must be.
+template <class T>
+Rows<const T> dense_source(const Block<T>& block, const Step& step);
+
+// The sources of a Merge or Mix, without gradients, in the block's temporaries.
+template <class T>
+void merge_sources(const Block<T>& block, const Step& step);
+template <class T>
+MergeRows<T> merge_of(const Block<T>& block, const Node& node);
+template <class T>
+MixRows<T> mix_of(const Block<T>& block, const Node& node);
+
+// Runs a node forward over the block.
+template <class T>
+void run_node(const Block<T>& block, const Node& node);
+
+// Runs all nodes forward over the block, in turn.
+template <class T>
+void run_nodes(Block<T> block);
+
+// Puts the operands of a join side by side; `kernel` has room for them before they are packed.
+template <class T>
+void pack_join(const Kernels<T>& kernels, const Layout& layout, const Join& join, const T* const* params,
+               T* kernel, T* joined);
+
+// Packs the kernel of a node, if it has one, as forward reads it, or transposed as backward does.
+template <class T>
+void pack_node(const Kernels<T>& kernels, const Layout& layout, const Node& node, const T* const* params,
+               bool transposed, T* packed);
+
+}  // namespace fusedsplit

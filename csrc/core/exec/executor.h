@@ -1,0 +1,121 @@
+// How a program runs: by blocks of rows, each through all steps, or, with few rows, by chains side by side.
+#pragma once
+
+#include "core/exec/block.h"
+#include "core/exec/gradients.h"
+#include "core/layout/layout.h"
+#include "core/runtime/workers.h"
+
+namespace fusedsplit {
+
+template <class T>
+class Executor {
+ public:
+  explicit Executor(const Plan& plan);
+
+  void forward(const ForwardArgs<T>& args) const;
+  void backward(const BackwardArgs<T>& args) const;
+
+  const Plan& plan() const { return plan_; }
+  const Layout& layout() const { return layout_; }
+  size_t workspace_bytes(ptrdiff_t rows) const;
+  size_t scratch_bytes() const;
+
+ private:
+  // Everything of one call that its workers share.
+  struct Call;
+
+  void forward_blocks(Call* call, const ForwardArgs<T>& args) const;
+  void forward_chains(Call* call, const ForwardArgs<T>& args) const;
+  void backward_blocks(Call* call, const BackwardArgs<T>& args) const;
+  void backward_chains(Call* call, const BackwardArgs<T>& args) const;
+  std::vector<LaterPiece> later_pieces(const Gradients<T>& grads) const;
+  void recompute(Call* call, const Block<T>& block) const;
+  void zero_params(const Gradients<T>& grads, ptrdiff_t lane, bool all) const;
+  void reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t lanes) const;
+  size_t forward_bytes() const;
+  size_t backward_bytes() const;
+
+  Plan plan_;
+  Layout layout_;
+  Layout few_;  // for inference with few rows: Dense steps are cut into more chains
+};
+
+// Rows from which packing the kernels for the call pays: 2 to 5 % on wide and large from here on, while at 32
+// to 256 rows packing costs 2 to 20 %.
+constexpr ptrdiff_t kPackRows = 512;
+
+// Rows from which it pays to put the operands of joins side by side: these are small, and reads of the source
+// are saved as well.
+constexpr ptrdiff_t kJoinRows = 128;
+
+// Fewer rows than this for each worker are not worth cutting into blocks.
+constexpr ptrdiff_t kFewRows = 48;
+
+// Workers that are worth having: one more for each work_per_worker operations; below that sharing costs more
+// than it brings. A worker that has to be woken comes 20 us late, so only for work_to_wake in all. Not
+// constants only for tests, which run small plans.
+extern double work_per_worker;
+extern double work_to_wake;
+int useful_workers(double work);
+
+// What a call costs, in operations: with few rows, reading the weights takes longer than the products.
+inline double work_of(const Layout& layout, ptrdiff_t rows) {
+  return layout.flops * static_cast<double>(rows) + 16.0 * static_cast<double>(layout.param_size);
+}
+
+// The tensors of a call.
+template <class T, class Args>
+Tensors<T> tensors_of(const Args& args) {
+  Tensors<T> tensors;
+  tensors.inputs = args.inputs;
+  tensors.params = args.params;
+  tensors.points = args.points;
+  tensors.outputs = args.outputs;
+  return tensors;
+}
+
+template <class T>
+struct Executor<T>::Call {
+  const Kernels<T>* kernels = nullptr;
+  Workers* workers = nullptr;
+  Tensors<T> tensors;
+
+  Block<T> block(const Layout& layout, ptrdiff_t begin, ptrdiff_t end) const {
+    Block<T> block;
+    block.kernels = kernels;
+    block.layout = &layout;
+    block.tensors = &tensors;
+    block.row = begin;
+    block.rows = end - begin;
+    return block;
+  }
+
+  // Elements that prepare_forward needs.
+  static ptrdiff_t prepared_size(const Layout& layout, ptrdiff_t rows) {
+    const ptrdiff_t joined = rows >= kJoinRows ? layout.joined_size + layout.join_kernel : 0;
+    return joined + (rows >= kPackRows ? layout.packed_size : 0);
+  }
+
+  // Packs and joins kernels for forward, where there are rows enough.
+  void prepare_forward(const Layout& layout, ptrdiff_t rows, T* to) {
+    if (rows >= kJoinRows && !layout.joins.empty()) {
+      T* joined = to + layout.join_kernel;
+      for (const Join& join : layout.joins) pack_join(*kernels, layout, join, tensors.params, to, joined);
+      tensors.joined = joined;
+      to = joined + layout.joined_size;
+    }
+    if (rows < kPackRows) return;
+    pack(layout, false, to);
+    tensors.packed = to;
+  }
+
+  // Packs every kernel, as forward reads it or transposed.
+  void pack(const Layout& layout, bool transposed, T* to) const {
+    workers->run(static_cast<ptrdiff_t>(layout.nodes.size()), [&](ptrdiff_t i, int) {
+      pack_node(*kernels, layout, layout.nodes[static_cast<size_t>(i)], tensors.params, transposed, to);
+    });
+  }
+};
+
+}  // namespace fusedsplit

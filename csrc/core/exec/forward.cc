@@ -1,0 +1,121 @@
+#include <algorithm>
+
+#include "core/exec/executor.h"
+#include "core/layout/blocks.h"
+#include "core/microkernels/isa.h"
+#include "core/runtime/scratch.h"
+
+namespace fusedsplit {
+namespace {
+
+// Columns to which a Dense is cut where few rows leave nothing else to share out.
+constexpr ptrdiff_t kFewColumns = 128;
+
+}  // namespace
+
+template <class T>
+Executor<T>::Executor(const Plan& plan)
+    : plan_(plan),
+      layout_(make_layout(plan, sizeof(T), 0)),
+      few_(make_layout(plan, sizeof(T), kFewColumns)) {}
+
+template <class T>
+size_t Executor<T>::forward_bytes() const {
+  Carver carver(nullptr);
+  carver.take<T>(layout_.brief_width * layout_.brief_rows);
+  Temporaries<T>(layout_, std::max(layout_.brief_rows, layout_.kept_rows), &carver);
+  return carver.used();
+}
+
+template <class T>
+void Executor<T>::forward(const ForwardArgs<T>& args) const {
+  if (args.rows <= 0) return;
+  const double work = work_of(layout_, args.rows);
+  Workers workers(useful_workers(work), work >= work_to_wake);
+  Call call;
+  call.kernels = &active_kernels<T>();
+  call.workers = &workers;
+  call.tensors = tensors_of<T>(args);
+  // What is saved has the layout of blocks.
+  const Blocks blocks(layout_, args.rows);
+  const bool one_block = args.saved ? blocks.lanes == 1 && blocks.lane_blocks(0) == 1 : args.rows <= kChunk;
+  if (workers.count() > 1 && args.rows < kFewRows * workers.count() && one_block) {
+    forward_chains(&call, args);
+  } else {
+    forward_blocks(&call, args);
+  }
+}
+
+template <class T>
+void Executor<T>::forward_blocks(Call* call, const ForwardArgs<T>& args) const {
+  Workers* workers = call->workers;
+  const size_t bytes = forward_bytes();
+  const ptrdiff_t prepared = Call::prepared_size(layout_, args.rows);
+  const Scratch scratch(static_cast<size_t>(prepared) * sizeof(T) + 64 +
+                        bytes * static_cast<size_t>(workers->count()));
+  Carver carver(scratch.data());
+  call->prepare_forward(layout_, args.rows, carver.take<T>(prepared));
+  char* base = carver.take<char>(static_cast<ptrdiff_t>(bytes) * workers->count());
+
+  const auto run = [&](ptrdiff_t begin, ptrdiff_t end, int worker) {
+    Carver mine(base + bytes * static_cast<size_t>(worker));
+    Block<T> block = call->block(layout_, begin, end);
+    block.panels = mine.take<T>(layout_.brief_width * layout_.brief_rows);
+    block.temporaries = Temporaries<T>(layout_, std::max(layout_.brief_rows, layout_.kept_rows), &mine);
+    if (args.saved) {
+      block.keeps = true;
+      block.panels = args.saved + begin * layout_.kept_width;
+    }
+    run_nodes(block);
+  };
+  if (args.saved) {
+    const BlockList list(Blocks(layout_, args.rows));
+    workers->run(list.count(), [&](ptrdiff_t i, int worker) {
+      const BlockRows rows = list.at(i);
+      run(rows.begin, rows.end, worker);
+    });
+  } else {
+    // As many blocks for one worker as for another.
+    const ptrdiff_t each = ptrdiff_t{workers->count()} * layout_.brief_rows;
+    const ptrdiff_t count = std::min(args.rows, (args.rows + each - 1) / each * workers->count());
+    workers->run(count, [&](ptrdiff_t i, int worker) {
+      run(args.rows * i / count, args.rows * (i + 1) / count, worker);
+    });
+  }
+}
+
+// One block of all rows; what workers share is the chains of each stage in turn.
+template <class T>
+void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
+  const Layout& layout = args.saved ? layout_ : few_;
+  Carver sizes(nullptr);
+  Temporaries<T>(layout, args.rows, &sizes);
+  const ptrdiff_t bytes = static_cast<ptrdiff_t>(sizes.used());
+  sizes.take<char>(bytes * call->workers->count());
+  sizes.take<T>(args.saved ? 0 : layout.kept_width * args.rows);
+  const Scratch scratch(sizes.used());
+  Carver carver(scratch.data());
+  char* base = carver.take<char>(bytes * call->workers->count());
+  // Panels are those of training, where each value has its own.
+  T* panels = args.saved ? args.saved : carver.take<T>(layout.kept_width * args.rows);
+
+  for (const std::vector<Chain>& chains : layout.stages)
+    call->workers->run(static_cast<ptrdiff_t>(chains.size()), [&](ptrdiff_t i, int worker) {
+      Carver mine(base + bytes * worker);
+      Block<T> block = call->block(layout, 0, args.rows);
+      block.keeps = true;
+      block.panels = panels;
+      block.temporaries = Temporaries<T>(layout, args.rows, &mine);
+      const Chain& chain = chains[static_cast<size_t>(i)];
+      for (size_t n = chain.begin; n < chain.end; ++n) run_node(block, layout.nodes[n]);
+    });
+}
+
+template Executor<float>::Executor(const Plan&);
+template Executor<double>::Executor(const Plan&);
+template size_t Executor<float>::forward_bytes() const;
+template size_t Executor<double>::forward_bytes() const;
+template void Executor<float>::forward(const ForwardArgs<float>&) const;
+template void Executor<double>::forward(const ForwardArgs<double>&) const;
+
+}  // namespace fusedsplit

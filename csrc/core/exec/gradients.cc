@@ -1,0 +1,332 @@
+#include "core/exec/gradients.h"
+
+#include <algorithm>
+
+namespace fusedsplit {
+
+template <class T>
+Gradients<T>::Gradients(const Layout& layout, const BackwardArgs<T>& call)
+    : args(&call), wanted(layout.places.size()) {
+  for (size_t v = 0; v < layout.places.size(); ++v) {
+    const Place& place = layout.places[v];
+    wanted[v] = place.role == Role::kInput && call.input_grads[place.index];
+  }
+  for (const Node& node : layout.nodes) {
+    const Step& step = node.step;
+    bool wants = wants_param(step.kernel) || wants_param(step.bias) || wants_param(step.gain.param) ||
+                 wants_param(step.shift.param);
+    for (const Source& source : step.sources)
+      wants = wants || wanted[static_cast<size_t>(source.range.value)];
+    if (wants) wanted[static_cast<size_t>(step.dst.value)] = 1;
+  }
+}
+
+template <class T>
+T* Gradients<T>::param(const Layout& layout, int param, ptrdiff_t lane) const {
+  if (lane == 0) return args->param_grads[param];
+  return lanes + (lane - 1) * layout.lane_size + layout.params[static_cast<size_t>(param)].offset;
+}
+
+template <class T>
+Rows<T> BlockGradients<T>::value(const Range& range) const {
+  const Place& place = block->layout->places[static_cast<size_t>(range.value)];
+  if (place.role == Role::kInput)
+    return {all->args->input_grads[place.index] + block->row * place.width + range.start, place.width};
+  return {panels + (own_panels ? place.own_grad : place.grad) * block->rows + range.start, place.ld};
+}
+
+template <class T>
+T* BlockGradients<T>::param(int index, ptrdiff_t column) const {
+  return all->param(*block->layout, index, lane) + column;
+}
+
+namespace {
+
+// Rows of an output's gradient that are masked at a time, by all the steps that write the output: large
+// tensors are read by whole rows.
+constexpr ptrdiff_t kStrip = 8;
+
+template <class T>
+void zero_rows(const Rows<T>& rows, ptrdiff_t m, ptrdiff_t n) {
+  for (ptrdiff_t i = 0; i < m; ++i) std::fill(rows.data + i * rows.ld, rows.data + i * rows.ld + n, T(0));
+}
+
+// dz = dy * activation'(...) of a node for rows [row, row + m) of the block. `range` is the node's dst, or
+// more columns after it that have the same activation. dy may be dz.
+template <class T>
+void activation_rows(const Block<T>& block, const Node& node, const Range& range, ptrdiff_t row, ptrdiff_t m,
+                     Rows<const T> dy, Rows<T> dz) {
+  const Step& step = node.step;
+  ActivationGrad<T> g;
+  g.kind = static_cast<int>(step.activation.kind);
+  g.alpha = static_cast<T>(step.activation.alpha);
+  g.m = m;
+  g.n = range.width();
+  const GradNeeds needs = activation_grad_needs(step.activation.kind, step.activation.alpha);
+  const bool activated = step.kind == StepKind::kDense || step.kind == StepKind::kMerge;
+  if (!activated || needs == GradNeeds::kNothing) {
+    if (dy.data != dz.data) block.kernels->copy(m, g.n, dy.data, dy.ld, dz.data, dz.ld, false);
+    return;
+  }
+  const Rows<T> ref = needs == GradNeeds::kPre ? block.pre(node) : block.value(step.dst);
+  g.ref = {ref.data + row * ref.ld, ref.ld};
+  g.dy = dy;
+  g.dz = dz;
+  block.kernels->activation_grad(g);
+}
+
+template <class T>
+Rows<const T> output_grad(const BlockGradients<T>& grads, const Place& place, ptrdiff_t column,
+                          ptrdiff_t row) {
+  const T* dy = grads.all->args->output_grads[place.index];
+  return {dy + (grads.block->row + row) * place.width + column, place.width};
+}
+
+// The gradient after the activation of a step's dst, masked in place if it has not been yet.
+template <class T>
+Rows<T> step_gradient(const BlockGradients<T>& grads, const Node& node) {
+  const Rows<T> dz = grads.value(node.step.dst);
+  if (!node.masked)
+    activation_rows<T>(*grads.block, node, node.step.dst, 0, grads.block->rows, {dz.data, dz.ld}, dz);
+  return dz;
+}
+
+// And the bias's, in the same pass over dz; or of the two only the bias's.
+template <class T>
+void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz, bool only_bias) {
+  const Block<T>& block = *grads.block;
+  const Step& step = node.step;
+  LiveColumns live{0, step.sources[0].range.width()};
+  Gemm<T> g;
+  g.whole_m = live.end;
+  g.n = step.dst.width();
+  g.k = g.k_end = block.rows;
+  g.b = dz.data;
+  g.ldb = dz.ld;
+  g.exact = grads.own_panels;
+  if (grads.all->wants_param(step.bias)) {
+    g.sums = grads.param(step.bias, node.column);
+    g.add_sums = grads.adds(step.bias);
+  }
+  if (!only_bias) {
+    const Rows<const T> a = dense_source(block, step);
+    if (step.point >= 0 && !live_by_row(block, step)) live = live_columns(block, step, 0);
+    g.m = live.end - live.begin;
+    g.a = a.data + live.begin;
+    g.lda = a.ld;
+    g.ldc = block.layout->params[static_cast<size_t>(step.kernel)].cols;
+    g.c = grads.param(step.kernel, node.column) + live.begin * g.ldc;
+    g.add = grads.adds(step.kernel);
+  }
+  block.kernels->gemm_tn(g);
+}
+
+// For the second pass.
+template <class T>
+void leave(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz) {
+  const Block<T>& block = *grads.block;
+  const Later& later = block.layout->later[static_cast<size_t>(node.later)];
+  block.kernels->copy(block.rows, node.step.dst.width(), dz.data, dz.ld,
+                      grads.left + later.offset * block.rows, later.ld, false);
+}
+
+// Of the gradient of a masked source only the live columns count.
+template <class T>
+void unmask(const BlockGradients<T>& grads, const Node& node) {
+  const Block<T>& block = *grads.block;
+  const Step& step = node.step;
+  const Rows<T> to = grads.value(step.sources[0].range);
+  const ptrdiff_t ld = block.layout->masked_width, width = step.sources[0].range.width();
+  for (ptrdiff_t i = 0; i < block.rows; ++i) {
+    const LiveColumns live = live_columns(block, step, i);
+    const T* from = block.temporaries.unmasked + i * ld;
+    T* row = to.data + i * to.ld;
+    if (!node.grad_add[0]) std::fill(row, row + width, T(0));
+    for (ptrdiff_t j = live.begin; j < live.end; ++j) row[j] += from[j];
+  }
+}
+
+template <class T>
+void source_gradient(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz, ptrdiff_t begin,
+                     ptrdiff_t end) {
+  const Block<T>& block = *grads.block;
+  const Step& step = node.step;
+  const Rows<T> to = grads.value(step.sources[0].range);
+  Gemm<T> g;
+  g.m = end - begin;
+  g.n = step.sources[0].range.width();
+  g.k = g.k_end = step.dst.width();
+  g.a = dz.data + begin * dz.ld;
+  g.lda = dz.ld;
+  g.b = grads.all->transposed + node.packed;
+  g.packed = true;
+  g.c = step.point >= 0 ? block.temporaries.unmasked : to.data + begin * to.ld;
+  g.ldc = step.point >= 0 ? block.layout->masked_width : to.ld;
+  g.add = step.point < 0 && node.grad_add[0];
+  if (node.masks) {
+    const Rows<T> y = block.value(step.sources[0].range);
+    g.mask = y.data + begin * y.ld;
+    g.ldmask = y.ld;
+  }
+  block.kernels->gemm(g);
+  if (step.point >= 0) unmask(grads, node);
+}
+
+template <class T>
+void dense_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) {
+  const Step& step = node.step;
+  const Rows<T> dz = step_gradient(grads, node);
+  const bool wants_kernel = grads.all->wants_param(step.kernel), leaves = node.later >= 0 && grads.left;
+  if (wants_kernel || grads.all->wants_param(step.bias))
+    kernel_gradient(grads, node, dz, leaves || !wants_kernel);
+  if (wants_kernel && leaves) leave(grads, node, dz);
+  if (grads.all->wanted[static_cast<size_t>(step.sources[0].range.value)] && !(defer && node.defers))
+    source_gradient(grads, node, dz, 0, grads.block->rows);
+}
+
+// Adds the gradients' places to the sources that merge_of or mix_of listed.
+template <class T>
+void give_sources(const BlockGradients<T>& grads, const Node& node) {
+  MergeSource<T>* sources = grads.block->temporaries.sources;
+  for (size_t s = 0; s < node.step.sources.size(); ++s) {
+    const Range& range = node.step.sources[s].range;
+    if (!grads.all->wanted[static_cast<size_t>(range.value)]) continue;
+    const Rows<T> to = grads.value(range);
+    sources[s].grad = to.data;
+    sources[s].ldgrad = to.ld;
+    sources[s].add = node.grad_add[s];
+  }
+}
+
+template <class T>
+void merge_gradient(const BlockGradients<T>& grads, const Node& node) {
+  const Block<T>& block = *grads.block;
+  const Step& step = node.step;
+  const Rows<T> dz = step_gradient(grads, node);
+  MergeGrad<T> g;
+  g.merge = merge_of(block, node);
+  give_sources(grads, node);
+  g.dz = dz.data;
+  g.lddz = dz.ld;
+  g.suffix = block.temporaries.suffix;
+  if (grads.all->wants_param(step.gain.param)) g.gain_sums = block.temporaries.sums;
+  block.kernels->merge_grad(g);
+  if (g.gain_sums)
+    block.kernels->copy(1, g.merge.n, g.gain_sums, 0, grads.param(step.gain.param, node.column), 0,
+                        grads.adds(step.gain.param));
+  if (grads.all->wants_param(step.shift.param))
+    block.kernels->column_sums(block.rows, g.merge.n, dz.data, dz.ld,
+                               grads.param(step.shift.param, node.column), grads.adds(step.shift.param));
+}
+
+template <class T>
+void mix_gradient(const BlockGradients<T>& grads, const Node& node) {
+  const Rows<T> dy = step_gradient(grads, node);
+  MixRows<T> g = mix_of(*grads.block, node);
+  give_sources(grads, node);
+  g.gate = grads.block->temporaries.sources[0];
+  g.dy = dy.data;
+  g.lddy = dy.ld;
+  grads.block->kernels->mix_grad(g);
+}
+
+template <class T>
+void row_gradient(const BlockGradients<T>& grads, const Node& node) {
+  const Block<T>& block = *grads.block;
+  const Step& step = node.step;
+  const Range& range = step.sources[0].range;
+  if (!grads.all->wanted[static_cast<size_t>(range.value)]) return;
+  const Rows<T> dy = step_gradient(grads, node), x = block.value(range), y = block.value(step.dst);
+  const Rows<T> dx = grads.value(range);
+  block.kernels->row_grad(static_cast<int>(step.row_op), block.rows, range.width(), x.data, x.ld, y.data,
+                          y.ld, dy.data, dy.ld, dx.data, dx.ld, node.grad_add[0]);
+}
+
+}  // namespace
+
+template <class T>
+void begin_gradients(const BlockGradients<T>& grads) {
+  const Block<T>& block = *grads.block;
+  const Layout& layout = *block.layout;
+  for (size_t v = 0; v < layout.places.size(); ++v) {
+    const Place& place = layout.places[v];
+    if (!grads.all->wanted[v]) continue;
+    const Range whole{static_cast<int>(v), 0, place.width};
+    if (place.role != Role::kOutput) {
+      if (place.grad_zeroed) zero_rows(grads.value(whole), block.rows, place.width);
+    } else if (!grads.all->args->output_grads[place.index]) {
+      zero_rows(grads.value(whole), block.rows, place.width);
+    } else if (place.read) {
+      const Rows<T> to = grads.value(whole);
+      const Rows<const T> dy = output_grad(grads, place, 0, 0);
+      block.kernels->copy(block.rows, place.width, dy.data, dy.ld, to.data, to.ld, false);
+    }
+  }
+  for (ptrdiff_t row = 0; row < block.rows; row += kStrip)
+    for (const Entry& entry : layout.entries) {
+      const Place& place = layout.places[static_cast<size_t>(entry.range.value)];
+      if (!grads.all->wanted[static_cast<size_t>(entry.range.value)]) continue;
+      if (!grads.all->args->output_grads[place.index]) continue;
+      const Rows<T> to = grads.value(entry.range);
+      activation_rows<T>(block, layout.nodes[entry.node], entry.range, row,
+                         std::min(kStrip, block.rows - row),
+                         output_grad(grads, place, entry.range.start, row), {to.data + row * to.ld, to.ld});
+    }
+}
+
+template <class T>
+void run_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) {
+  if (!grads.all->wanted[static_cast<size_t>(node.step.dst.value)]) return;
+  switch (node.step.kind) {
+    case StepKind::kDense:
+      return dense_gradient(grads, node, defer);
+    case StepKind::kMerge:
+      return merge_gradient(grads, node);
+    case StepKind::kMix:
+      return mix_gradient(grads, node);
+    case StepKind::kRow:
+      return row_gradient(grads, node);
+  }
+}
+
+template <class T>
+void run_later(const std::vector<BlockGradients<T>>& blocks, const LaterPiece& piece) {
+  const auto& [later, rows, columns] = piece;
+  for (const BlockGradients<T>& grads : blocks) {
+    const Block<T>& block = *grads.block;
+    const Node& node = block.layout->nodes[later->node];
+    const Rows<T> a = block.value(node.step.sources[0].range);
+    Gemm<T> g;
+    g.m = rows.end - rows.begin;
+    g.n = columns.end - columns.begin;
+    g.whole_m = node.step.sources[0].range.width();
+    g.k = g.k_end = block.rows;
+    g.a = a.data + rows.begin;
+    g.lda = a.ld;
+    g.b = grads.left + later->offset * block.rows + columns.begin;
+    g.ldb = later->ld;
+    g.ldc = block.layout->params[static_cast<size_t>(node.step.kernel)].cols;
+    g.c = grads.all->args->param_grads[node.step.kernel] + rows.begin * g.ldc + node.column + columns.begin;
+    g.add = !grads.first;
+    block.kernels->gemm_tn(g);
+  }
+}
+
+template <class T>
+void run_deferred(const BlockGradients<T>& grads, const Node& node, ptrdiff_t begin, ptrdiff_t end) {
+  if (!node.defers || !grads.all->wanted[static_cast<size_t>(node.step.sources[0].range.value)]) return;
+  source_gradient(grads, node, grads.value(node.step.dst), begin, end);
+}
+
+#define FUSEDSPLIT_FOR_TYPE(T)                                                          \
+  template struct Gradients<T>;                                                         \
+  template struct BlockGradients<T>;                                                    \
+  template void begin_gradients<T>(const BlockGradients<T>&);                           \
+  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);           \
+  template void run_later<T>(const std::vector<BlockGradients<T>>&, const LaterPiece&); \
+  template void run_deferred<T>(const BlockGradients<T>&, const Node&, ptrdiff_t, ptrdiff_t);
+FUSEDSPLIT_FOR_TYPE(float)
+FUSEDSPLIT_FOR_TYPE(double)
+#undef FUSEDSPLIT_FOR_TYPE
+
+}  // namespace fusedsplit

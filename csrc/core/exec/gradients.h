@@ -1,0 +1,66 @@
+// The derivative of one block of rows.
+#pragma once
+
+#include "core/exec/block.h"
+
+namespace fusedsplit {
+
+// What a call of backward is to compute, and where: shared by all blocks.
+template <class T>
+struct Gradients {
+  const BackwardArgs<T>* args = nullptr;
+  std::vector<char> wanted;       // by value: whether its gradient is needed
+  const T* transposed = nullptr;  // kernels packed for input gradients
+  T* left = nullptr;              // dZ for the second pass, of a block of each lane
+  T* lanes = nullptr;             // weight gradients of all lanes but the first, which is the result
+
+  Gradients(const Layout& layout, const BackwardArgs<T>& call);
+  bool wants_param(int param) const { return param >= 0 && args->param_grads[param]; }
+  T* param(const Layout& layout, int param, ptrdiff_t lane) const;
+};
+
+// A block on its way back.
+template <class T>
+struct BlockGradients {
+  const Block<T>* block = nullptr;
+  const Gradients<T>* all = nullptr;
+  T* panels = nullptr;
+  ptrdiff_t lane = 0;
+  bool first = false;       // of its lane: sets what later blocks add to
+  bool own_panels = false;  // no two gradients share a panel
+  T* left = nullptr;        // where to leave dZ for the second pass; null: there is none
+
+  Rows<T> value(const Range& range) const;
+  T* param(int index, ptrdiff_t column) const;
+  bool adds(int param) const { return !first || block->layout->params[static_cast<size_t>(param)].zeroed; }
+};
+
+// Fills the gradients of outputs and zeroes those that start as zeros. Call it before any run_gradient.
+template <class T>
+void begin_gradients(const BlockGradients<T>& grads);
+
+// Runs a node's derivative: last node first. With `defer`, a gradient of its source that other chains add to
+// as well is left for run_deferred.
+template <class T>
+void run_gradient(const BlockGradients<T>& grads, const Node& node, bool defer);
+
+struct Span {
+  ptrdiff_t begin = 0;
+  ptrdiff_t end = 0;
+};
+
+// What one task of the second pass computes: these rows and columns of the gradient of a node's kernel.
+struct LaterPiece {
+  const Later* later = nullptr;
+  Span rows, columns;
+};
+
+// Sums a piece over blocks, in their order.
+template <class T>
+void run_later(const std::vector<BlockGradients<T>>& blocks, const LaterPiece& piece);
+
+// What was left, for rows [begin, end) of the block.
+template <class T>
+void run_deferred(const BlockGradients<T>& grads, const Node& node, ptrdiff_t begin, ptrdiff_t end);
+
+}  // namespace fusedsplit

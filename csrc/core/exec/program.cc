@@ -1,0 +1,57 @@
+#include "core/exec/program.h"
+
+#include <algorithm>
+
+#include "core/exec/executor.h"
+
+namespace fusedsplit {
+
+double work_per_worker = 3e6;
+double work_to_wake = 2e7;
+
+int useful_workers(double work) { return static_cast<int>(std::min(1024.0, 1 + work / work_per_worker)); }
+
+template <class T>
+struct Program<T>::Impl {
+  Executor<T> executor;
+};
+
+template <class T>
+Program<T>::Program(const Plan& plan) : impl_(new Impl{Executor<T>(plan)}) {}
+template <class T>
+Program<T>::~Program() = default;
+
+template <class T>
+const Plan& Program<T>::plan() const {
+  return impl_->executor.plan();
+}
+
+template <class T>
+ptrdiff_t Program<T>::saved_size(ptrdiff_t rows) const {
+  return impl_->executor.layout().kept_width * rows;
+}
+
+template <class T>
+size_t Program<T>::workspace_bytes(ptrdiff_t rows) const {
+  return impl_->executor.workspace_bytes(rows);
+}
+
+template <class T>
+size_t Program<T>::scratch_bytes() const {
+  return impl_->executor.scratch_bytes();
+}
+
+template <class T>
+void Program<T>::forward(const ForwardArgs<T>& args) const {
+  impl_->executor.forward(args);
+}
+
+template <class T>
+void Program<T>::backward(const BackwardArgs<T>& args) const {
+  impl_->executor.backward(args);
+}
+
+template class Program<float>;
+template class Program<double>;
+
+}  // namespace fusedsplit

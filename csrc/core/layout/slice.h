@@ -1,0 +1,49 @@
+// The plan as a list of nodes, cut along its columns into chains.
+//
+// A stem whose slices go to different branches is itself sliced, so that each branch with its part of the
+// stem is a chain of its own: hidden values become narrow enough for a level-1 cache, and with few rows the
+// chains run in parallel without waiting for one another.
+#pragma once
+
+#include <vector>
+
+#include "core/plan/plan.h"
+
+namespace fusedsplit {
+
+// A step, or some columns of a Dense or Merge, ready to run.
+struct Node {
+  Step step;
+  int origin = 0;        // the step of the plan
+  ptrdiff_t column = 0;  // the columns of its params that it uses begin here
+  ptrdiff_t pre = -1;    // panel for what the activation was applied to; -1: not needed
+  ptrdiff_t pre_ld = 0;
+  int fold = -1;               // the fold that takes its result straight from the product; -1: none
+  bool folded = false;         // a Merge that a fold computes
+  bool elided = false;         // with its fold at inference: nobody else needs its result
+  int join = -1;               // its group among the products that are computed as one; -1: none
+  ptrdiff_t packed = 0;        // its kernel in the packed operands, forward and backward
+  std::vector<char> grad_add;  // for each source: whether its gradient adds to what is there
+  bool masked = false;         // the gradient of its dst arrives with the activation's derivative applied
+  bool masks = false;          // it applies relu's derivative to the gradient of its source
+  int stage = 0;               // nodes of one stage and different chains may run at the same time
+  int chain = 0;               // within its stage
+  int later = -1;              // its place among the products of the second pass; -1: none
+  bool defers = false;         // other chains of its stage add to the gradient of its source as well
+};
+
+struct Sliced {
+  // Inputs and outputs in the plan's order; a hidden value may have become several.
+  std::vector<Value> values;
+  // In an order in which they can run, each chain's nodes together; steps that no output needs are left out.
+  std::vector<Node> nodes;
+};
+
+// `lanes` is the length of a vector. With `most` > 0 the columns of a Dense are cut further, to that many at
+// most.
+Sliced slice_plan(const Plan& plan, ptrdiff_t lanes, ptrdiff_t most);
+
+// By value, how many sources read it.
+std::vector<int> count_reads(const std::vector<Node>& nodes, size_t values);
+
+}  // namespace fusedsplit

@@ -1,0 +1,179 @@
+// What an ISA unit offers: one table of functions for each element type. No STL and no inline function may
+// appear here, since every ISA unit includes this file (see isa.h).
+#pragma once
+
+#include <cstddef>
+
+namespace fusedsplit {
+
+// Sums along K are cut into chunks of at most this many terms, each summed from zero and added in order: an
+// in-order chain of thousands of terms has 5 to 14 times the error.
+constexpr ptrdiff_t kChunk = 256;
+
+// Widths are padded to this many elements in scratch and in packed operands: a whole number of vectors of
+// every ISA and type, so that layouts are the same for all of them.
+constexpr ptrdiff_t kPad = 16;
+
+// Products of at most this many columns, with sums of some length, keep 16 interleaved partial sums: a vector
+// along the columns would be nearly empty.
+constexpr ptrdiff_t kDotMaxColumns = 4;
+
+// A Merge that takes a product's result C on its way to memory: y = fold(op, with_scale * with, scale * C), or
+// without `with` scale * C alone.
+template <class T>
+struct FoldRows {
+  int op = 0;  // a sum or a product
+  T scale = 1;
+  const T* with = nullptr;  // m x n: what was folded before; may be y
+  ptrdiff_t ldwith = 0;
+  T with_scale = 1;
+  bool relu = false;  // of the Merge, once its last source is there
+  T* y = nullptr;     // null: there is no Merge
+  ptrdiff_t ldy = 0;
+  bool only = false;  // C itself is not wanted: from the registers to y
+};
+
+// One matrix product, the only one of the core:  C (m x n) = act(A B + bias), or C += A B.
+//
+// For one element the sequence of operations depends on n and k alone, never on m or on where the element
+// lies in C: a row's result is the same in every batch. Of gemm_tn it depends on whole_m as well.
+template <class T>
+struct Gemm {
+  ptrdiff_t m = 0;
+  ptrdiff_t n = 0;
+  ptrdiff_t k = 0;        // the whole length of the sums, which fixes where chunks begin
+  ptrdiff_t k_begin = 0;  // the terms that count; the others are taken as zero
+  ptrdiff_t k_end = 0;
+  const T* a = nullptr;  // m x k, or k x m for gemm_tn
+  ptrdiff_t lda = 0;
+  const T* b = nullptr;  // k x n, or what pack made of it
+  ptrdiff_t ldb = 0;
+  bool packed = false;
+  bool by_panels = false;  // however few columns: what a product is joined with must not show in its bits
+  bool exact = false;  // columns of B beyond n must not even be loaded: another thread may be writing them
+  T* c = nullptr;
+  ptrdiff_t ldc = 0;
+  bool add = false;
+  const T* bias = nullptr;  // n values where sums start; null: zero
+  int activation = 0;
+  T alpha = 0;
+  T* pre = nullptr;  // where to keep A B + bias as well; null: nowhere
+  ptrdiff_t ldpre = 0;
+  const T* mask = nullptr;  // m x n; C becomes zero where mask is not positive (relu's derivative)
+  ptrdiff_t ldmask = 0;
+  ptrdiff_t whole_m =
+      0;  // of gemm_tn: the columns of A of which these m are some, which fixes where chunks begin
+  T* sums = nullptr;  // of gemm_tn: where to put the sums of B's columns as well; null: nowhere
+  bool add_sums = false;
+  FoldRows<T> fold;
+};
+
+// A source of a merge, and where its gradient goes. ld is 0 for no step between rows; a source of width 1 is
+// repeated over the columns.
+template <class T>
+struct MergeSource {
+  const T* x = nullptr;
+  ptrdiff_t ldx = 0;
+  T scale = 1;
+  bool repeat = false;
+  T* grad = nullptr;  // null: not wanted
+  ptrdiff_t ldgrad = 0;
+  bool add = false;
+};
+
+// y = gain * fold(op, sources) + shift, row by row; gain and shift are vectors, or else constants.
+template <class T>
+struct MergeRows {
+  int op = 0;
+  ptrdiff_t count = 0;
+  const MergeSource<T>* sources = nullptr;
+  ptrdiff_t m = 0;
+  ptrdiff_t n = 0;
+  const T* gain = nullptr;
+  const T* shift = nullptr;
+  T gain_const = 1;
+  T shift_const = 0;
+  T* y = nullptr;
+  ptrdiff_t ldy = 0;
+};
+
+// The derivative: dz is the gradient of gain * fold + shift.
+template <class T>
+struct MergeGrad {
+  MergeRows<T> merge;
+  const T* dz = nullptr;
+  ptrdiff_t lddz = 0;
+  T* suffix = nullptr;     // merge_tile * count elements of scratch
+  T* gain_sums = nullptr;  // n sums over the rows of dz * fold; null: not wanted
+};
+
+// Columns of a merge's derivative that are worked on at a time.
+constexpr ptrdiff_t kMergeTile = 64;
+
+// y = sum over e of gate[e] * experts[e].
+template <class T>
+struct MixRows {
+  ptrdiff_t count = 0;
+  const MergeSource<T>* experts = nullptr;
+  MergeSource<T> gate;
+  ptrdiff_t m = 0;
+  ptrdiff_t n = 0;
+  T* y = nullptr;
+  ptrdiff_t ldy = 0;
+  const T* dy = nullptr;  // for the derivative
+  ptrdiff_t lddy = 0;
+};
+
+// A rectangle of rows: m x n with a row every ld elements.
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  ptrdiff_t ld = 0;
+};
+
+// dz = dy times the derivative of an activation, given its output or its argument as `ref`.
+template <class T>
+struct ActivationGrad {
+  int kind = 0;
+  T alpha = 0;
+  ptrdiff_t m = 0;
+  ptrdiff_t n = 0;
+  Rows<const T> ref;
+  Rows<const T> dy;
+  Rows<T> dz;
+};
+
+template <class T>
+struct Kernels {
+  void (*gemm)(const Gemm<T>&);
+  // A is read down its columns: weight gradients.
+  void (*gemm_tn)(const Gemm<T>&);
+  // Packs B (k x n) for gemm; `to` holds what place_nodes reserves.
+  void (*pack)(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to);
+  // The same, given B's transpose (n x k).
+  void (*pack_transposed)(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to);
+  void (*activate)(int kind, T alpha, ptrdiff_t m, ptrdiff_t n, T* y, ptrdiff_t ldy);
+  void (*activation_grad)(const ActivationGrad<T>&);
+  void (*column_sums)(ptrdiff_t m, ptrdiff_t n, const T* z, ptrdiff_t ldz, T* sums, bool add);
+  void (*copy)(ptrdiff_t m, ptrdiff_t n, const T* x, ptrdiff_t ldx, T* y, ptrdiff_t ldy, bool add);
+  void (*merge)(const MergeRows<T>&);
+  void (*merge_grad)(const MergeGrad<T>&);
+  void (*mix)(const MixRows<T>&);
+  void (*mix_grad)(const MixRows<T>&);
+  void (*row)(int op, ptrdiff_t m, ptrdiff_t n, const T* x, ptrdiff_t ldx, T* y, ptrdiff_t ldy);
+  // dx = derivative of row() times dy; y is what row() gave.
+  void (*row_grad)(int op, ptrdiff_t m, ptrdiff_t n, const T* x, ptrdiff_t ldx, const T* y, ptrdiff_t ldy,
+                   const T* dy, ptrdiff_t lddy, T* dx, ptrdiff_t lddx, bool add);
+  // So many rounds of fused multiply-adds in registers, for measuring their rate: returns how many operations
+  // these were, and leaves in *sink what keeps them from being optimized away.
+  double (*spin_fma)(ptrdiff_t rounds, T* sink);
+};
+
+// What the one exported function of an ISA unit returns.
+struct IsaUnit {
+  const char* name;
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+}  // namespace fusedsplit

@@ -1,0 +1,182 @@
+#include "core/plan/rules.h"
+
+#include <cmath>
+#include <map>
+
+namespace fusedsplit {
+namespace {
+
+std::string show(const Range& r) {
+  return "value " + std::to_string(r.value) + ", columns " + std::to_string(r.start) + " to " +
+         std::to_string(r.stop);
+}
+
+std::string show(const Param& p) {
+  return p.rank == 2 ? "(" + std::to_string(p.rows) + ", " + std::to_string(p.cols) + ")"
+                     : "(" + std::to_string(p.cols) + ",)";
+}
+
+// The columns of a value written so far, as disjoint intervals that do not touch: start -> stop.
+class Written {
+ public:
+  bool covers(ptrdiff_t start, ptrdiff_t stop) const {
+    auto after = intervals_.upper_bound(start);
+    return after != intervals_.begin() && std::prev(after)->second >= stop;
+  }
+
+  // False, and no change, if some of the columns are written already.
+  bool write(ptrdiff_t start, ptrdiff_t stop) {
+    auto after = intervals_.lower_bound(start);
+    if (after != intervals_.end() && after->first < stop) return false;
+    if (after != intervals_.begin() && std::prev(after)->second > start) return false;
+    if (after != intervals_.end() && after->first == stop) {
+      stop = after->second;
+      after = intervals_.erase(after);
+    }
+    if (after != intervals_.begin() && std::prev(after)->second == start) {
+      std::prev(after)->second = stop;
+    } else {
+      intervals_.emplace(start, stop);
+    }
+    return true;
+  }
+
+ private:
+  std::map<ptrdiff_t, ptrdiff_t> intervals_;
+};
+
+// One pass over the steps that tracks which columns are written. Stops at the first broken rule.
+class Checker {
+ public:
+  explicit Checker(const Plan& plan) : plan_(plan), written_(plan.values.size()) {}
+
+  std::string run() {
+    where_ = "values";
+    check(!plan_.inputs.empty(), "at least one input", "none");
+    check(!plan_.outputs.empty(), "at least one output", "none");
+    for (int i : plan_.inputs)
+      written_[static_cast<size_t>(i)].write(0, plan_.values[static_cast<size_t>(i)].width);
+    for (size_t i = 0; i < plan_.steps.size() && error_.empty(); ++i) {
+      where_ = "step " + std::to_string(i);
+      step(plan_.steps[i]);
+    }
+    for (size_t i = 0; i < plan_.values.size() && error_.empty(); ++i) {
+      where_ = "value " + std::to_string(i);
+      const ptrdiff_t width = plan_.values[i].width;
+      check(written_[i].covers(0, width), "every one of its " + std::to_string(width) + " columns written",
+            "only some of them");
+    }
+    return error_;
+  }
+
+ private:
+  bool check(bool condition, const std::string& expected, const std::string& received) {
+    if (!condition && error_.empty()) error_ = where_ + ": expected " + expected + ". Received: " + received;
+    return error_.empty();
+  }
+
+  // Whether the range lies within a value; nothing else may be asked of one that does not.
+  bool range(const Range& r) {
+    const bool exists = r.value >= 0 && static_cast<size_t>(r.value) < plan_.values.size();
+    if (!check(exists, "a value below " + std::to_string(plan_.values.size()), show(r))) return false;
+    const ptrdiff_t width = plan_.values[static_cast<size_t>(r.value)].width;
+    return check(0 <= r.start && r.start < r.stop && r.stop <= width,
+                 "a non-empty range within " + std::to_string(width) + " columns", show(r));
+  }
+
+  void step(const Step& step) {
+    for (const Source& s : step.sources) {
+      if (!range(s.range)) return;
+      if (!check(written_[static_cast<size_t>(s.range.value)].covers(s.range.start, s.range.stop),
+                 "a range that is written before it is read", show(s.range)))
+        return;
+    }
+    if (!range(step.dst)) return;
+    switch (step.kind) {
+      case StepKind::kDense:
+        dense(step);
+        break;
+      case StepKind::kMerge:
+        merge(step);
+        break;
+      case StepKind::kRow: {
+        const ptrdiff_t width = step.row_op == RowOp::kSoftmax ? step.sources[0].range.width() : 1;
+        check(step.dst.width() == width, "a destination of width " + std::to_string(width), show(step.dst));
+        break;
+      }
+      case StepKind::kMix:
+        mix(step);
+    }
+    if (error_.empty())
+      check(written_[static_cast<size_t>(step.dst.value)].write(step.dst.start, step.dst.stop),
+            "columns that no earlier step wrote", show(step.dst));
+  }
+
+  void dense(const Step& step) {
+    Param kernel;
+    kernel.rank = 2;
+    kernel.rows = step.sources[0].range.width();
+    kernel.cols = step.dst.width();
+    param(step.kernel, kernel);
+    if (step.bias != -1) vector(step.bias, step.dst.width());
+    activation(step.activation);
+    if (step.point != -1)
+      check(0 <= step.point && step.point < plan_.points, "a point input of the plan",
+            std::to_string(step.point));
+  }
+
+  void merge(const Step& step) {
+    check(!step.sources.empty(), "at least one source", "none");
+    const ptrdiff_t width = step.dst.width();
+    for (const Source& s : step.sources) {
+      check(s.range.width() == 1 || s.range.width() == width,
+            "sources of width 1 or " + std::to_string(width), show(s.range));
+      check(std::isfinite(s.scale), "finite scales", std::to_string(s.scale));
+    }
+    for (const Operand* o : {&step.gain, &step.shift}) {
+      if (o->kind == OperandKind::kConst)
+        check(std::isfinite(o->value), "a finite constant", std::to_string(o->value));
+      if (o->kind == OperandKind::kParam) vector(o->param, width);
+    }
+    activation(step.activation);
+  }
+
+  void mix(const Step& step) {
+    const size_t experts = step.sources.size() - 1;
+    check(experts >= 1, "at least one expert", "none");
+    check(static_cast<size_t>(step.sources[0].range.width()) == experts,
+          "a gate of width " + std::to_string(experts), show(step.sources[0].range));
+    for (size_t e = 1; e <= experts; ++e)
+      check(step.sources[e].range.width() == step.dst.width(),
+            "experts of width " + std::to_string(step.dst.width()), show(step.sources[e].range));
+  }
+
+  void activation(const Activation& a) {
+    check(std::isfinite(a.alpha), "a finite activation parameter", std::to_string(a.alpha));
+  }
+
+  void vector(int index, ptrdiff_t width) {
+    Param p;
+    p.cols = width;
+    param(index, p);
+  }
+
+  void param(int index, const Param& shape) {
+    const bool exists = index >= 0 && static_cast<size_t>(index) < plan_.params.size();
+    if (!check(exists, "a param below " + std::to_string(plan_.params.size()), std::to_string(index))) return;
+    const Param& p = plan_.params[static_cast<size_t>(index)];
+    check(p.rank == shape.rank && p.rows == shape.rows && p.cols == shape.cols,
+          "a param of shape " + show(shape), show(p));
+  }
+
+  const Plan& plan_;
+  std::vector<Written> written_;
+  std::string where_;
+  std::string error_;
+};
+
+}  // namespace
+
+std::string check_plan(const Plan& plan) { return Checker(plan).run(); }
+
+}  // namespace fusedsplit

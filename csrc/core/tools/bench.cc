@@ -1,0 +1,229 @@
+// Times the core without TensorFlow or Python: Dense -> split -> Dense branches -> concat, forward and with
+// gradients of all weights, beside the rate of fused multiply-adds that never leave the registers.
+//
+//   bench [case...]   seed2 med wide large odd thin one d1024 d1000 scalar huge head;
+//                     with r in front, a relu stem: rmed rwide rlarge
+//
+// FUSEDSPLIT_BENCH_ROWS=4096,512   FUSEDSPLIT_BENCH_THREADS=1,2   FUSEDSPLIT_BENCH_INPUT_GRADS=1
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <random>
+#include <string>
+#include <thread>
+
+#include "core/exec/program.h"
+#include "core/microkernels/isa.h"
+#include "core/runtime/workers.h"
+#include "core/tools/machine.h"
+
+namespace fusedsplit {
+namespace {
+
+// With one thread its own CPU time, which other load on the machine disturbs less.
+double now() {
+  timespec t;
+  clock_gettime(threads() == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+double seconds(double since) { return now() - since; }
+
+struct Shape {
+  const char* name;
+  int64_t d, u;
+  std::vector<int64_t> slices, units;
+};
+
+std::vector<Shape> shapes() {
+  const auto equal = [](size_t n, int64_t w) { return std::vector<int64_t>(n, w); };
+  return {{"seed2", 10, 8, {4, 4}, {4, 6}},
+          {"med", 128, 256, equal(4, 64), equal(4, 64)},
+          {"wide", 64, 512, equal(16, 32), equal(16, 32)},
+          {"large", 512, 1024, equal(8, 128), equal(8, 128)},
+          {"odd", 77, 330, {13, 50, 127, 140}, {13, 50, 127, 140}},
+          {"thin", 64, 600, equal(100, 6), equal(100, 6)},
+          {"one", 256, 3000, {3000}, {100}},
+          {"d1024", 1024, 512, equal(4, 128), equal(4, 128)},
+          {"d1000", 1000, 512, equal(4, 128), equal(4, 128)},
+          {"scalar", 100, 64, equal(64, 1), equal(64, 1)},
+          {"huge", 2048, 2048, equal(4, 512), equal(4, 512)},
+          {"ffn", 512, 2048, {2048}, {512}},
+          {"head", 128, 256, equal(4, 64), {1, 2, 3, 4}}};
+}
+
+Plan make_plan(const Shape& s, bool relu_stem) {
+  const size_t n = s.slices.size();
+  int64_t total = 0;
+  for (int64_t u : s.units) total += u;
+  std::vector<int64_t> code{kPlanVersion,
+                            0,
+                            3,
+                            static_cast<int64_t>(2 + 2 * n),
+                            static_cast<int64_t>(1 + n),
+                            s.d,
+                            0,
+                            s.u,
+                            1,
+                            total,
+                            2,
+                            2,
+                            s.d,
+                            s.u,
+                            1,
+                            s.u};
+  for (size_t i = 0; i < n; ++i) code.insert(code.end(), {2, s.slices[i], s.units[i], 1, s.units[i]});
+  code.insert(code.end(), {0, 0, 0, s.d, 0, 1, relu_stem, 0, 1, 0, s.u, -1, 0});
+  int64_t from = 0, to = 0, param = 2;
+  for (size_t i = 0; i < n; ++i, param += 2) {
+    code.insert(code.end(),
+                {0, 1, from, from + s.slices[i], param, param + 1, 1, 0, 2, to, to + s.units[i], -1, 0});
+    from += s.slices[i];
+    to += s.units[i];
+  }
+  Plan plan;
+  const std::string error = decode_plan(code.data(), code.size(), &plan);
+  if (!error.empty()) std::printf("%s\n", error.c_str());
+  return plan;
+}
+
+struct Data {
+  Data(const Plan& plan, ptrdiff_t rows) {
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal;
+    const auto fill = [&](ptrdiff_t n, float scale) {
+      std::vector<float> array(static_cast<size_t>(n));
+      for (float& x : array) x = scale * normal(random);
+      return array;
+    };
+    const Program<float> program(plan);
+    const ptrdiff_t in = plan.values[0].width, out = plan.values[2].width;
+    x = fill(rows * in, 1);
+    y = fill(rows * out, 1);
+    dy = fill(rows * out, 1);
+    dx = fill(rows * in, 1);
+    saved.resize(static_cast<size_t>(program.saved_size(rows)));
+    workspace.resize(program.workspace_bytes(rows) + 64);
+    for (const Param& p : plan.params) {
+      params.push_back(fill(p.size(), 0.05f));
+      grads.push_back(fill(p.size(), 1));
+    }
+    for (auto& p : params) param_pointers.push_back(p.data());
+    for (auto& p : grads) grad_pointers.push_back(p.data());
+  }
+
+  std::vector<float> x, y, dy, dx, saved;
+  std::vector<char> workspace;
+  std::vector<std::vector<float>> params, grads;
+  std::vector<const float*> param_pointers;
+  std::vector<float*> grad_pointers;
+};
+
+void forward(const Program<float>& program, ptrdiff_t rows, Data* data, bool save) {
+  const float* inputs[] = {data->x.data()};
+  float* outputs[] = {data->y.data()};
+  ForwardArgs<float> args;
+  args.rows = rows;
+  args.inputs = inputs;
+  args.params = data->param_pointers.data();
+  args.outputs = outputs;
+  args.saved = save ? data->saved.data() : nullptr;
+  program.forward(args);
+}
+
+void backward(const Program<float>& program, ptrdiff_t rows, Data* data) {
+  static const bool input_grads = std::getenv("FUSEDSPLIT_BENCH_INPUT_GRADS") != nullptr;
+  const float* inputs[] = {data->x.data()};
+  const float* outputs[] = {data->y.data()};
+  const float* dys[] = {data->dy.data()};
+  float* dxs[] = {input_grads ? data->dx.data() : nullptr};
+  BackwardArgs<float> args;
+  args.rows = rows;
+  args.inputs = inputs;
+  args.params = data->param_pointers.data();
+  args.outputs = outputs;
+  args.saved = data->saved.data();
+  args.output_grads = dys;
+  args.input_grads = dxs;
+  args.param_grads = data->grad_pointers.data();
+  args.workspace =
+      data->workspace.data() + (64 - reinterpret_cast<uintptr_t>(data->workspace.data()) % 64) % 64;
+  program.backward(args);
+}
+
+// Best of rounds (other load on the machine only adds) that each last a few milliseconds.
+template <class Call>
+double time_of(const Call& call) {
+  call();
+  const auto begin = now();
+  call();
+  const int repeats = std::max(1, static_cast<int>(3e-3 / std::max(1e-7, seconds(begin))));
+  std::vector<double> rounds;
+  for (int r = 0; r < 15; ++r) {
+    const auto start = now();
+    for (int i = 0; i < repeats; ++i) call();
+    rounds.push_back(seconds(start) / repeats);
+  }
+  std::sort(rounds.begin(), rounds.end());
+  return rounds[0];
+}
+
+std::vector<int> numbers(const char* variable, std::vector<int> otherwise) {
+  const char* text = std::getenv(variable);
+  if (!text) return otherwise;
+  std::vector<int> list;
+  for (const char* at = text; *at;) {
+    char* end;
+    list.push_back(static_cast<int>(std::strtol(at, &end, 10)));
+    at = *end ? end + 1 : end;
+  }
+  return list;
+}
+
+void bench(const Shape& shape, bool relu_stem) {
+  const Plan plan = make_plan(shape, relu_stem);
+  const Program<float> program(plan);
+  double stem = 2.0 * static_cast<double>(shape.d * shape.u), branches = 0;
+  for (size_t i = 0; i < shape.slices.size(); ++i)
+    branches += 2.0 * static_cast<double>(shape.slices[i] * shape.units[i]);
+  for (int rows : numbers("FUSEDSPLIT_BENCH_ROWS", {4096, 512, 32, 1})) {
+    Data data(plan, rows);
+    for (int count : numbers("FUSEDSPLIT_BENCH_THREADS", {1, 2})) {
+      set_threads(count);
+      const double rate = fma_rate_of_thread() / 1e9;
+      const bool only = std::getenv("FUSEDSPLIT_BENCH_TRAIN") != nullptr;  // for profiles
+      const double infer = only ? 1 : time_of([&] { forward(program, rows, &data, false); });
+      const double train = time_of([&] {
+        forward(program, rows, &data, true);
+        backward(program, rows, &data);
+      });
+      const double flops = rows * (stem + branches), all = rows * (2 * stem + 3 * branches);
+      std::printf(
+          "%s%-6s rows %5d threads %d  forward %9.1f us %6.1f GF/s "
+          "(%.2f)   +grads %9.1f us %6.1f GF/s "
+          "(%.2f)\n",
+          relu_stem ? "r" : " ", shape.name, rows, count, infer * 1e6, flops / infer / 1e9,
+          flops / infer / 1e9 / rate / count, train * 1e6, all / train / 1e9,
+          all / train / 1e9 / rate / count);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fusedsplit
+
+int main(int argc, char** argv) {
+  using namespace fusedsplit;
+  std::printf(
+      "%s, %d threads, registers only: %.1f GF/s a thread; in "
+      "brackets: the share of it\n",
+      active_isa(), threads(), fma_rate_of_thread() / 1e9);
+  for (const Shape& shape : shapes())
+    for (int relu = 0; relu < 2; ++relu) {
+      bool wanted = argc < 2 && !relu;
+      for (int i = 1; i < argc; ++i)
+        wanted = wanted || (relu ? "r" : "") + std::string(shape.name) == argv[i];
+      if (wanted) bench(shape, relu);
+    }
+  return 0;
+}
