@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import activations
 from keras.layers import Dense, Dropout, Layer
 
@@ -23,12 +24,18 @@ ACTIVATION_LAYERS = (
 )
 BRANCH_LAYERS = (Dense, Dropout, *ACTIVATION_LAYERS)
 
+
+def _leaky_relu(slope: float) -> Activation:
+    """TensorFlow's operation has its slope in float32, whatever it computes in."""
+    return Activation("leaky_relu", float(np.float32(slope)))
+
+
 # Keras' functions and what a plan calls them, with Keras' default parameters.
 _FUNCTIONS: dict[Callable, Activation] = {
     activations.linear: LINEAR,
     activations.relu: Activation("relu"),
     activations.relu6: Activation("relu6"),
-    activations.leaky_relu: Activation("leaky_relu", 0.2),
+    activations.leaky_relu: _leaky_relu(0.2),
     activations.elu: Activation("elu", 1.0),
     activations.selu: Activation("selu"),
     activations.gelu: Activation("gelu"),
@@ -75,7 +82,7 @@ def _activation_of_partial(function: Any, keywords: dict[str, Any]) -> Activatio
     if function is activations.gelu and set(keywords) == {"approximate"}:
         return Activation("gelu_tanh" if keywords["approximate"] else "gelu")
     if function is activations.leaky_relu and set(keywords) == {"negative_slope"}:
-        return Activation("leaky_relu", float(keywords["negative_slope"]))
+        return _leaky_relu(keywords["negative_slope"])
     if function is activations.elu and set(keywords) == {"alpha"}:
         return Activation("elu", float(keywords["alpha"]))
     return None
@@ -86,7 +93,7 @@ def _activation_of_layer(layer: Layer) -> Activation | None:
     if kind is keras.layers.Activation:
         return activation_of(layer.activation)
     if kind is keras.layers.LeakyReLU:
-        return Activation("leaky_relu", float(layer.negative_slope))
+        return _leaky_relu(layer.negative_slope)
     if kind is keras.layers.ELU:
         return Activation("elu", float(layer.alpha))
     if kind is keras.layers.Softmax and layer.axis in (-1, [-1], (-1,)):
@@ -95,7 +102,7 @@ def _activation_of_layer(layer: Layer) -> Activation | None:
         if not layer.negative_slope and layer.max_value in (None, 6):
             return Activation("relu6" if layer.max_value else "relu")
         if layer.negative_slope and layer.max_value is None:
-            return Activation("leaky_relu", float(layer.negative_slope))
+            return _leaky_relu(layer.negative_slope)
     return None
 
 

