@@ -135,9 +135,9 @@ class RowProgram:
         return self.param((id(layer), name), getattr(layer, name).shape, lambda: getattr(layer, name))
 
     def constant(self, array: Any) -> int:
-        """A vector of numbers that do not change."""
+        """Numbers that do not change: a vector, or a kernel."""
         array = np.asarray(array)
-        return self.param(("constant", str(array.dtype), array.tobytes()), array.shape, lambda: array)
+        return self.param(("constant", str(array.dtype), array.shape, array.tobytes()), array.shape, lambda: array)
 
     # Products.
 
