@@ -204,7 +204,7 @@ def _batch_normalization(
         raise NotRowWise(f"it normalizes axis {layer.axis}; the last one is fused")
 
     def gain() -> Any:
-        inverse = tf.math.rsqrt(layer.moving_variance + tf.cast(layer.epsilon, layer.moving_variance.dtype))
+        inverse = tf.math.rsqrt(tf.convert_to_tensor(layer.moving_variance) + layer.epsilon)
         return inverse * layer.gamma if layer.scale else inverse
 
     def shift() -> Any:

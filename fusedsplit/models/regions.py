@@ -15,7 +15,7 @@ from fusedsplit.models import calls
 from fusedsplit.models.graph import Call, Graph, Tensor
 from fusedsplit.models.region import Region, lower, row_shape
 from fusedsplit.models.rows import NotRowWise
-from fusedsplit.plan import Dense, Plan
+from fusedsplit.plan import Dense, Plan, PlanError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def schedule(graph: Graph, training: bool) -> Schedule:
         try:
             region = _region(graph, ordered, leads[ordered[0]], training)
             reason = _not_worth_it(region.plan)
-        except NotRowWise as why:
+        except (NotRowWise, PlanError) as why:  # beyond the bounds of a plan, for one
             reason = str(why)
         if reason is None:
             regions.append(region)

@@ -58,6 +58,37 @@ def added_model():
     return keras.Model(inputs=input_tensor, outputs=output)
 
 
+def dynamic_split_recombine_model(input_dim, dense_units):
+    """Seed 000, example 3."""
+    input_layer = Input(shape=(input_dim,))
+    dense_layer = Dense(dense_units)(input_layer)
+    split_point = dense_units // 2
+
+    def dynamic_split(x):
+        return tf.split(x, [split_point, dense_units - split_point], axis=1)
+
+    split_layer_1, split_layer_2 = Lambda(dynamic_split)(dense_layer)
+    recombined_layer = concatenate([split_layer_1, split_layer_2])
+    output_layer = Dense(1)(recombined_layer)
+    return keras.Model(inputs=input_layer, outputs=output_layer)
+
+
+def custom_merge_model():
+    """Seed 003, example 3."""
+    input1 = Input(shape=(10,))
+    input2 = Input(shape=(5,))
+    dense1 = Dense(64, activation="relu")(input1)
+    dense2 = Dense(32, activation="relu")(input2)
+
+    def custom_merge(tensors):
+        x, y = tensors
+        return tf.concat([x, y * 2], axis=-1)
+
+    merged = Lambda(custom_merge)([dense1, dense2])
+    output = Dense(1, activation="sigmoid")(merged)
+    return keras.Model(inputs=[input1, input2], outputs=output)
+
+
 PROGRAMS = {
     "000 example 1": (
         lambda: split_recombine_model(10, 8),
