@@ -204,8 +204,10 @@ PROVIDERS = {provider.name: provider for provider in _ALL}
 BASELINE = "lambda"
 LADDER = ("lambda", "lambda-xla", "hand", "tf", "xla", "op", "op-xla")
 # The forms of the layer itself, of which those of the op are compared with the best of all others.
-FUSED = ("tf", "xla", "op", "op-xla", "auto")
-OP = ("op", "op-xla")
+# Of whole models: as Keras runs them, and as `fs.fuse` does.
+PLAIN, MODEL = "plain", "fused"
+FUSED = ("tf", "xla", "op", "op-xla", "auto", MODEL, f"{MODEL}-xla")
+OP = ("op", "op-xla", MODEL, f"{MODEL}-xla")
 
 
 def make(name: str, case: Case, weights: Weights) -> Program:

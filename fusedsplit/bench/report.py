@@ -16,7 +16,7 @@ from rich.text import Text
 from fusedsplit.bench import conditions as conditions_module
 from fusedsplit.bench.harness import Timing, geometric_mean
 from fusedsplit.bench.ladder import Cell
-from fusedsplit.bench.providers import BASELINE, FUSED, OP
+from fusedsplit.bench.providers import BASELINE, FUSED, OP, PLAIN
 from fusedsplit.bench.training import Outcome
 
 # Below that, a cell counts as lost: three percent are this harness' own noise.
@@ -25,6 +25,13 @@ _MODES = {
     "forward": "forward, concrete function",
     "gradients": "forward + gradients of all weights, concrete function",
     "eager": "eager call",
+    "fit": "fit, an epoch of 16 steps",
+}
+# Heading of a table, and what its speed-ups are over.
+_SECTIONS = {
+    "cells": ("", "Lambda program", BASELINE),
+    "merges": ("merges, ", "unfused Keras model", BASELINE),
+    "models": ("models, ", "plain Keras model", PLAIN),
 }
 
 
@@ -38,15 +45,20 @@ class Results:
     training: list[Outcome] = dataclasses.field(default_factory=list)
     cells: list[Cell] = dataclasses.field(default_factory=list)
     merges: list[Cell] = dataclasses.field(default_factory=list)
+    models: list[Cell] = dataclasses.field(default_factory=list)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def all_cells(self) -> list[Cell]:
+        return [*self.cells, *self.merges, *self.models]
 
     @property
     def problems(self) -> list[str]:
         """Every check that did not hold."""
         found = [f"check of {name}: {text}" for name, (ok, text) in self.checks.items() if not ok]
         found += [f"{o.task}, {name}: {text}" for o in self.training for name, text in o.problems.items()]
-        for cell in (*self.cells, *self.merges):
+        for cell in self.all_cells:
             for name, text in cell.problems.items():
                 if text:
                     found.append(f"{cell.case} at batch {cell.batch}, {name}: {text}")
@@ -68,6 +80,7 @@ class Results:
             "training": [outcome.as_json() for outcome in self.training],
             "ladder": [cell.as_json() for cell in self.cells],
             "merges": [cell.as_json() for cell in self.merges],
+            "models": [cell.as_json() for cell in self.models],
         }
 
     def save(self, path: Path) -> None:
@@ -122,31 +135,31 @@ def provider_names(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(name for cell in cells for name in cell.timings))
 
 
-def ladder_table(cells: Sequence[Cell], mode: str, merges: bool = False) -> Table:
+def ladder_table(cells: Sequence[Cell], mode: str, section: str = "cells") -> Table:
     """Times of every provider, then the speed-ups of the fused forms over the Lambda program."""
     cells = [cell for cell in cells if cell.mode == mode]
     names = provider_names(cells)
     ours = [name for name in names if name in FUSED]
     chosen = [name for name in ours if name in OP] or ours[-1:]
-    what, base = ("merges, ", "unfused Keras model") if merges else ("", "Lambda program")
+    what, base, baseline = _SECTIONS[section]
     table = Table(title=f"{what}{_MODES[mode]}: median us; speed-up over the {base} run likewise")
     table.add_column("case")
     table.add_column("batch", justify="right")
     for name in names:
         table.add_column(name, justify="right")
     for name in ours:
-        table.add_column(f"{name} /\n{BASELINE}", justify="right")
+        table.add_column(f"{name} /\n{baseline}", justify="right")
     if ours:
         table.add_column(f"best {chosen[0]} /\nbest unfused", justify="right")
         table.add_column(f"best {chosen[0]}\nGFLOP/s", justify="right")
     for i, cell in enumerate(cells):
         times = [microseconds(cell.timings[n].median) if n in cell.timings else "-" for n in names]
-        row = [cell.case, str(cell.batch), *times, *(ratio_text(cell.speedup(n)) for n in ours)]
+        row = [cell.case, str(cell.batch), *times, *(ratio_text(cell.speedup(n, baseline)) for n in ours)]
         if ours:
             row += [ratio_text(versus_best(cell, chosen)), _rate(cell, chosen)]
         table.add_row(*row, end_section=i + 1 == len(cells) or cells[i + 1].case != cell.case)
     if ours:
-        means = [geometric_mean(cell.speedup(n) for cell in cells if n in cell.timings) for n in ours]
+        means = [geometric_mean(cell.speedup(n, baseline) for cell in cells if n in cell.timings) for n in ours]
         ratios = [versus_best(cell, chosen) for cell in cells]
         best = geometric_mean(ratio for ratio in ratios if not math.isnan(ratio))
         table.add_row("geometric mean", "", *("" for _ in names), *map(ratio_text, means), ratio_text(best), "")
@@ -182,16 +195,17 @@ def show(results: Results, console: Console) -> None:
         console.print(training_table(results.training))
         for outcome in results.training:
             console.print(f"{outcome.task}: loss curves may differ by {outcome.tolerance:.1e}", style="dim")
-    for cells in (results.cells, results.merges):
+    for section in _SECTIONS:
+        cells = getattr(results, section)
         for mode in _MODES:
             if any(cell.mode == mode for cell in cells):
-                console.print(ladder_table(cells, mode, merges=cells is results.merges))
+                console.print(ladder_table(cells, mode, section))
     _show_checks(results, console)
 
 
 def _show_checks(results: Results, console: Console) -> None:
     held = sum(ok for ok, _ in results.checks.values())
-    cells = (*results.cells, *results.merges)
+    cells = results.all_cells
     followed = sum(not outcome.problems for outcome in results.training)
     console.print(
         f"Checks: {held} of {len(results.checks)} layers equal to their reference; "

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fusedsplit.bench import cases as cases_module
-from fusedsplit.bench import conditions, fused, ladder, merge_cases, plot, training
+from fusedsplit.bench import conditions, fused, ladder, merge_cases, models, plot, training
 from fusedsplit.bench.cases import Case
 from fusedsplit.bench.merge_cases import MergeCase
 from fusedsplit.bench.report import Results, show
@@ -27,6 +27,7 @@ class Options:
     batches: Sequence[int]
     eager_batches: Sequence[int]
     merges: Sequence[MergeCase]
+    models: Sequence[str]
     out: Path
     quick: bool = False
     timed_epochs: int = 1
@@ -41,7 +42,8 @@ def options(quick: bool, out: str, names: str | None) -> Options:
         merges = [merge_cases.MERGES[name] for name in (merge_cases.QUICK if quick else merge_cases.DEFAULT)]
     batches = (32, 4096) if quick else cases_module.BATCHES
     # Eager calls differ by their overhead, which is the same at every batch: two batches show it.
-    return Options(chosen, batches, (32,) if quick else (1, 512), merges, Path(out), quick)
+    whole = () if names else models.DEFAULT[:1] if quick else models.DEFAULT
+    return Options(chosen, batches, (32,) if quick else (1, 512), merges, whole, Path(out), quick)
 
 
 def select(names: str) -> tuple[list[Case], list[MergeCase]]:
@@ -123,6 +125,15 @@ def _merge(results: Results, options: Options, display: _Display) -> None:
         display.step(task, f"merges {case.name}")
 
 
+def _fuse(results: Results, options: Options, display: _Display) -> None:
+    task = display.stage("models", len(options.models))
+    for name in options.models:
+        contest = models.ModelContest(name)
+        for batch in models.BENCH_BATCHES:
+            results.models += contest.measure(batch)
+        display.step(task, f"models {name}")
+
+
 def run(options: Options, console: Console | None = None) -> Results:
     """Runs everything, prints the report and writes the files."""
     console = console or Console()
@@ -137,6 +148,7 @@ def run(options: Options, console: Console | None = None) -> Results:
         results.floors = ladder.floors()
         _climb(results, options, display)
         _merge(results, options, display)
+        _fuse(results, options, display)
     results.seconds = time.perf_counter() - start
     show(results, console)
     write(results, options.out, console)
