@@ -30,10 +30,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-CORE_SOURCES = sorted((ROOT / "csrc/core").glob("*.cc"))
+CORE_SOURCES = sorted((ROOT / "csrc/core").rglob("*.cc"))
 OP_SOURCES = sorted((ROOT / "csrc/tensorflow").glob("*.cc"))
 BINDING_SOURCES = sorted((ROOT / "csrc/python").glob("*.cc"))
-# Programs of their own (`make ulp`, `make sanitize`), and what only they use.
+# Programs of their own in csrc/core/tools (`make ulp`, `make sanitize`): each is the files that begin with its name.
 PROGRAMS = ("selftest", "bench", "ulp")
 
 # Never -ffast-math: its start-up code switches denormals off for the whole process, and NaN must stay NaN.
@@ -129,7 +129,8 @@ class Toolchain:
         """Compiles one file, unless its object is newer than everything that it was made of."""
         flags = [*self.flags, *ISA_FLAGS.get(source.name, []), *includes]
         key = hashlib.sha256("\0".join([self.version, self.machine, *self.command, *flags]).encode()).hexdigest()[:12]
-        target = directory / f"{source.stem}-{key}.o"
+        name = "-".join(source.relative_to(ROOT / "csrc").with_suffix("").parts)
+        target = directory / f"{name}-{key}.o"
         if not up_to_date(target):
             run([*self.command, *flags, "-MMD", "-c", str(source), "-o", str(target)])
         return target
@@ -153,8 +154,12 @@ def up_to_date(target: Path) -> bool:
     return all(os.path.exists(path) and os.path.getmtime(path) <= made for path in sources)
 
 
+def belongs_to(source: Path, program: str) -> bool:
+    return source.parent.name == "tools" and source.stem.startswith(program)
+
+
 def core_sources(toolchain: Toolchain) -> list[Path]:
-    sources = [source for source in CORE_SOURCES if not source.stem.startswith(PROGRAMS)]
+    sources = [source for source in CORE_SOURCES if not any(belongs_to(source, name) for name in PROGRAMS)]
     return [source for source in sources if toolchain.x86 or source.name not in ISA_FLAGS]
 
 
@@ -172,7 +177,7 @@ def build_program(name: str, temporary: Path, target: Path) -> None:
     toolchain = Toolchain()
     temporary.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    own = [source for source in CORE_SOURCES if source.stem.startswith(name)]
+    own = [source for source in CORE_SOURCES if belongs_to(source, name)]
     core = ["-I", str(ROOT / "csrc"), f'-DFUSEDSPLIT_VERSION="{package_version()}"']
     groups = [(source, core) for source in (*core_sources(toolchain), *own)]
     toolchain.link(list(compile_all(toolchain, temporary, groups).values()), target, "program")

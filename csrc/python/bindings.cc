@@ -11,13 +11,13 @@
 #include <string>
 #include <vector>
 
-#include "core/activation_kind.h"
-#include "core/isa.h"
-#include "core/kernels.h"
-#include "core/machine.h"
-#include "core/parallel.h"
-#include "core/plan.h"
-#include "core/program.h"
+#include "core/exec/program.h"
+#include "core/microkernels/isa.h"
+#include "core/microkernels/kernels.h"
+#include "core/plan/activation_kind.h"
+#include "core/plan/plan.h"
+#include "core/runtime/parallel.h"
+#include "core/tools/machine.h"
 
 namespace py = pybind11;
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "core/plan.h"
-#include "core/program.h"
+#include "core/exec/program.h"
+#include "core/plan/plan.h"
 #include "tensorflow/call.h"
 #include "tensorflow/program_cache.h"
 

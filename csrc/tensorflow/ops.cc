@@ -5,9 +5,9 @@
 #include <cstdio>
 #include <string>
 
-#include "core/isa.h"
-#include "core/parallel.h"
-#include "core/plan.h"
+#include "core/microkernels/isa.h"
+#include "core/plan/plan.h"
+#include "core/runtime/parallel.h"
 #include "tensorflow/c_api.h"
 #include "tensorflow/call.h"
 #include "tensorflow/kernels.h"

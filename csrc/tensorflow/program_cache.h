@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/program.h"
+#include "core/exec/program.h"
 
 namespace fusedsplit {
 

@@ -1,6 +1,6 @@
 """The core's activations on every ISA against Keras: NaN and infinities, accuracy next to TensorFlow's, tails.
 
-`csrc/core/ulp.cc` measures the errors themselves, over every float.
+`csrc/core/tools/ulp.cc` measures the errors themselves, over every float.
 """
 
 from __future__ import annotations

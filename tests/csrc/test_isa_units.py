@@ -10,7 +10,7 @@ import pytest
 
 from tests.csrc.test_c_api import COMPILER, ROOT, symbols
 
-UNITS = sorted((ROOT / "csrc/core").glob("isa_*.cc"))
+UNITS = sorted((ROOT / "csrc/core/microkernels").glob("isa_*.cc"))
 
 
 @pytest.mark.skipif(COMPILER is None or shutil.which("nm") is None, reason="needs a C++ compiler and nm")

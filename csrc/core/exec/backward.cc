@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "executor.h"
-#include "isa.h"
+#include "core/exec/executor.h"
+#include "core/microkernels/isa.h"
 
 namespace fusedsplit {
 namespace {

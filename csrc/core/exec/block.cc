@@ -1,4 +1,4 @@
-#include "block.h"
+#include "core/exec/block.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,9 +1,9 @@
 // One block of rows: where each value is, and the steps of a plan run over it.
 #pragma once
 
-#include "kernels.h"
-#include "layout.h"
-#include "program.h"
+#include "core/exec/program.h"
+#include "core/layout/layout.h"
+#include "core/microkernels/kernels.h"
 
 namespace fusedsplit {
 

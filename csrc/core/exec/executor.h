@@ -1,10 +1,10 @@
 // How a program runs: by blocks of rows, each through all steps, or, with few rows, by chains side by side.
 #pragma once
 
-#include "backward.h"
-#include "block.h"
-#include "layout.h"
-#include "parallel.h"
+#include "core/exec/block.h"
+#include "core/exec/gradients.h"
+#include "core/layout/layout.h"
+#include "core/runtime/parallel.h"
 
 namespace fusedsplit {
 

@@ -1,4 +1,4 @@
-#include "backward.h"
+#include "core/exec/gradients.h"
 
 #include <algorithm>
 

@@ -1,7 +1,7 @@
 // The derivative of one block of rows.
 #pragma once
 
-#include "block.h"
+#include "core/exec/block.h"
 
 namespace fusedsplit {
 

@@ -1,8 +1,8 @@
-#include "program.h"
+#include "core/exec/program.h"
 
 #include <algorithm>
 
-#include "executor.h"
+#include "core/exec/executor.h"
 
 namespace fusedsplit {
 

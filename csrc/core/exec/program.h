@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "plan.h"
+#include "core/plan/plan.h"
 
 namespace fusedsplit {
 

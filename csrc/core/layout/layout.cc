@@ -1,8 +1,8 @@
-#include "layout.h"
+#include "core/layout/layout.h"
 
 #include <algorithm>
 
-#include "kernels.h"
+#include "core/microkernels/kernels.h"
 
 namespace fusedsplit {
 namespace {

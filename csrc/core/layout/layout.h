@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <vector>
 
-#include "plan.h"
-#include "slice.h"
+#include "core/layout/slice.h"
+#include "core/plan/plan.h"
 
 namespace fusedsplit {
 

@@ -3,8 +3,8 @@
 #include <map>
 #include <tuple>
 
-#include "kernels.h"
-#include "layout.h"
+#include "core/layout/layout.h"
+#include "core/microkernels/kernels.h"
 
 namespace fusedsplit {
 namespace {

@@ -1,4 +1,4 @@
-#include "slice.h"
+#include "core/layout/slice.h"
 
 #include <algorithm>
 #include <map>

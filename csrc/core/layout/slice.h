@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "plan.h"
+#include "core/plan/plan.h"
 
 namespace fusedsplit {
 

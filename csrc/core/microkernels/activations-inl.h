@@ -1,4 +1,4 @@
-// Every activation and its derivative, written once over Vec<T>. Include after a vec_<isa>.h.
+// Every activation and its derivative, written once over Vec<T>. Include after a vec/<isa>.h.
 //
 // NaN and infinities come out as from the unfused Keras layers on TensorFlow; tests hold each against
 // keras.activations. Two gradients only differ, where TensorFlow's chain of products meets 0 * infinity and a
@@ -7,8 +7,8 @@
 // of gelu to float32; the core does not.
 #pragma once
 
-#include "activation_kind.h"
-#include "vec_math.h"
+#include "core/plan/activation_kind.h"
+#include "core/vec/math.h"
 
 namespace fusedsplit {
 namespace {

@@ -1,4 +1,4 @@
-#include "isa.h"
+#include "core/microkernels/isa.h"
 
 #include <atomic>
 #include <cstdlib>

@@ -3,9 +3,9 @@
 #if !defined(__AVX2__)
 #error "compile this file with the flags above"
 #endif
-#include "vec_avx2.h"
+#include "core/vec/avx2.h"
 
 #define FUSEDSPLIT_UNIT_NAME "avx2"
 #define FUSEDSPLIT_UNIT_FN isa_unit_avx2
-#include "unit-inl.h"
+#include "core/microkernels/unit-inl.h"
 #endif

@@ -4,9 +4,9 @@
 #if !defined(__AVX512F__)
 #error "compile this file with the flags above"
 #endif
-#include "vec_avx512.h"
+#include "core/vec/avx512.h"
 
 #define FUSEDSPLIT_UNIT_NAME "avx512"
 #define FUSEDSPLIT_UNIT_FN isa_unit_avx512
-#include "unit-inl.h"
+#include "core/microkernels/unit-inl.h"
 #endif

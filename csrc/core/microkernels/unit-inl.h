@@ -1,19 +1,19 @@
 // The table of a unit. Each isa_*.cc defines FUSEDSPLIT_UNIT_NAME (a string) and FUSEDSPLIT_UNIT_FN (its one
-// exported function), includes one vec_*.h and then this file.
+// exported function), includes one vec/*.h and then this file.
 #pragma once
 
-#include "activation_kind.h"
-#include "activations-inl.h"
-#include "kernels.h"
-#include "tile-inl.h"
+#include "core/microkernels/activations-inl.h"
+#include "core/microkernels/kernels.h"
+#include "core/microkernels/tile-inl.h"
+#include "core/plan/activation_kind.h"
 // After the tiles:
-#include "columns-inl.h"
+#include "core/microkernels/columns-inl.h"
 // After the sums:
-#include "gemm-inl.h"
+#include "core/microkernels/gemm-inl.h"
 // After the products:
-#include "rows-inl.h"
+#include "core/microkernels/rows-inl.h"
 // After the rows:
-#include "row-inl.h"
+#include "core/microkernels/row-inl.h"
 
 namespace fusedsplit {
 namespace {

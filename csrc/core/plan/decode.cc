@@ -1,10 +1,10 @@
 // Reads an encoded plan. Every integer is checked where it is read; the rules that relate them to one
-// another are in plan_check.cc.
-#include "plan.h"
+// another are in rules.cc.
+#include "core/plan/plan.h"
 
 #include <cstring>
 
-#include "plan_check.h"
+#include "core/plan/rules.h"
 
 namespace fusedsplit {
 namespace {

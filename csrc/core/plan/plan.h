@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "activation_kind.h"
+#include "core/plan/activation_kind.h"
 
 namespace fusedsplit {
 

@@ -1,4 +1,4 @@
-#include "plan_check.h"
+#include "core/plan/rules.h"
 
 #include <cmath>
 #include <map>

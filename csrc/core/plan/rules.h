@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "plan.h"
+#include "core/plan/plan.h"
 
 namespace fusedsplit {
 

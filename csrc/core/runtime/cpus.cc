@@ -1,4 +1,4 @@
-#include "cpus.h"
+#include "core/runtime/cpus.h"
 
 #include <cstdio>
 #include <cstdlib>

@@ -1,4 +1,4 @@
-#include "parallel.h"
+#include "core/runtime/parallel.h"
 
 #include <pthread.h>
 
@@ -10,8 +10,8 @@
 #include <mutex>
 #include <thread>
 
-#include "cpus.h"
-#include "float_mode.h"
+#include "core/runtime/cpus.h"
+#include "core/runtime/float_mode.h"
 
 namespace fusedsplit {
 namespace {

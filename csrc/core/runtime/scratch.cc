@@ -4,7 +4,7 @@
 #include <mutex>
 #include <new>
 
-#include "parallel.h"
+#include "core/runtime/parallel.h"
 
 namespace fusedsplit {
 namespace {

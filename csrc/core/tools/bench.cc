@@ -13,10 +13,10 @@
 #include <string>
 #include <thread>
 
-#include "isa.h"
-#include "machine.h"
-#include "parallel.h"
-#include "program.h"
+#include "core/exec/program.h"
+#include "core/microkernels/isa.h"
+#include "core/runtime/parallel.h"
+#include "core/tools/machine.h"
 
 namespace fusedsplit {
 namespace {

@@ -1,12 +1,12 @@
-#include "machine.h"
+#include "core/tools/machine.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <vector>
 
-#include "isa.h"
-#include "parallel.h"
+#include "core/microkernels/isa.h"
+#include "core/runtime/parallel.h"
 
 namespace fusedsplit {
 namespace {

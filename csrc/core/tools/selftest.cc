@@ -12,10 +12,10 @@
 #include <string>
 #include <thread>
 
-#include "executor.h"
-#include "isa.h"
-#include "parallel.h"
-#include "selftest_plans.h"
+#include "core/exec/executor.h"
+#include "core/microkernels/isa.h"
+#include "core/runtime/parallel.h"
+#include "core/tools/selftest_plans.h"
 
 namespace fusedsplit {
 namespace {

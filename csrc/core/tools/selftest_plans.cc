@@ -1,4 +1,4 @@
-#include "selftest_plans.h"
+#include "core/tools/selftest_plans.h"
 
 #include <algorithm>
 #include <cmath>

@@ -4,7 +4,7 @@
 #include <random>
 #include <vector>
 
-#include "program.h"
+#include "core/exec/program.h"
 
 namespace fusedsplit {
 

@@ -23,9 +23,9 @@
 #include <thread>
 #include <vector>
 
-#include "activation_kind.h"
-#include "float_mode.h"
-#include "isa.h"
+#include "core/microkernels/isa.h"
+#include "core/plan/activation_kind.h"
+#include "core/runtime/float_mode.h"
 
 namespace fusedsplit {
 namespace {

@@ -1,10 +1,10 @@
-// The vector layer on AVX2 with FMA. See vec_common.h.
+// The vector layer on AVX2 with FMA. See vec/common.h.
 #pragma once
 
 #include <immintrin.h>
 
 #define FUSEDSPLIT_VEC_BYTES 32
-#include "vec_common.h"
+#include "core/vec/common.h"
 
 namespace fusedsplit {
 namespace {

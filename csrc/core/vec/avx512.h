@@ -1,10 +1,10 @@
-// The vector layer on AVX-512 (F, DQ, BW, VL). See vec_common.h.
+// The vector layer on AVX-512 (F, DQ, BW, VL). See vec/common.h.
 #pragma once
 
 #include <immintrin.h>
 
 #define FUSEDSPLIT_VEC_BYTES 64
-#include "vec_common.h"
+#include "core/vec/common.h"
 
 namespace fusedsplit {
 namespace {

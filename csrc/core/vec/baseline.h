@@ -1,5 +1,5 @@
 // The vector layer in the compiler's own 16-byte vectors: SSE2 on x86-64, whatever else has none of its own.
-// No FMA. See vec_common.h.
+// No FMA. See vec/common.h.
 #pragma once
 
 #if defined(__SSE2__)
@@ -7,8 +7,8 @@
 #endif
 
 #define FUSEDSPLIT_VEC_BYTES 16
-#include "vec_common.h"
-#include "vec_tail.h"
+#include "core/vec/common.h"
+#include "core/vec/tail.h"
 
 namespace fusedsplit {
 namespace {

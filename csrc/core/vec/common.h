@@ -1,6 +1,6 @@
-// The part of the vector layer that is the same on every ISA. Not for direct use: vec_<isa>.h defines
+// The part of the vector layer that is the same on every ISA. Not for direct use: vec/<isa>.h defines
 // FUSEDSPLIT_VEC_BYTES, includes this file, and adds what the compiler's own vectors cannot say, or say
-// slowly (fma, max, masked tails, sums over the lanes). Exactly one vec_<isa>.h may be included by
+// slowly (fma, max, masked tails, sums over the lanes). Exactly one vec/<isa>.h may be included by
 // a translation unit.
 //
 // Everything is in an anonymous namespace and always inlined: no symbol of an ISA unit can be merged with,
@@ -12,7 +12,7 @@
 #include <cstdint>
 
 #ifndef FUSEDSPLIT_VEC_BYTES
-#error "include vec_baseline.h, vec_avx2.h, vec_avx512.h or vec_neon.h instead"
+#error "include vec/baseline.h, vec/avx2.h, vec/avx512.h or vec/neon.h instead"
 #endif
 
 #define FUSEDSPLIT_INLINE inline __attribute__((always_inline))

@@ -1,11 +1,11 @@
-// Elementary functions over Vec<T>: what the activations are made of. Include after a vec_<isa>.h.
+// Elementary functions over Vec<T>: what the activations are made of. Include after a vec/<isa>.h.
 //
 // All of them are right with denormals flushed to zero (a result below the smallest normal number may be
 // zero), keep NaN, and use no table: polynomials fitted for the least largest relative error, and at most one
 // division.
 #pragma once
 
-#include "vec_common.h"
+#include "core/vec/common.h"
 
 namespace fusedsplit {
 namespace {

@@ -1,11 +1,11 @@
-// The vector layer on aarch64 NEON, which always has fma. See vec_common.h.
+// The vector layer on aarch64 NEON, which always has fma. See vec/common.h.
 #pragma once
 
 #include <arm_neon.h>
 
 #define FUSEDSPLIT_VEC_BYTES 16
-#include "vec_common.h"
-#include "vec_tail.h"
+#include "core/vec/common.h"
+#include "core/vec/tail.h"
 
 namespace fusedsplit {
 namespace {

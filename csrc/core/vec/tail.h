@@ -1,8 +1,8 @@
 // Partial loads and stores and sums over the lanes for 16-byte vectors without masked memory access. Included
-// by vec_<isa>.h only.
+// by vec/<isa>.h only.
 #pragma once
 
-#include "vec_common.h"
+#include "core/vec/common.h"
 
 namespace fusedsplit {
 namespace {
