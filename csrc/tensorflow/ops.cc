@@ -7,7 +7,7 @@
 
 #include "core/microkernels/isa.h"
 #include "core/plan/plan.h"
-#include "core/runtime/parallel.h"
+#include "core/runtime/workers.h"
 #include "tensorflow/c_api.h"
 #include "tensorflow/call.h"
 #include "tensorflow/kernels.h"

@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/runtime/parallel.h"
+#include "core/runtime/scratch.h"
 #include "tensorflow/arguments.h"
 #include "tensorflow/c_api.h"
 #include "tensorflow/program_cache.h"

@@ -1,7 +1,9 @@
 #include <algorithm>
 
 #include "core/exec/executor.h"
+#include "core/layout/blocks.h"
 #include "core/microkernels/isa.h"
+#include "core/runtime/scratch.h"
 
 namespace fusedsplit {
 namespace {

@@ -4,7 +4,7 @@
 #include "core/exec/block.h"
 #include "core/exec/gradients.h"
 #include "core/layout/layout.h"
-#include "core/runtime/parallel.h"
+#include "core/runtime/workers.h"
 
 namespace fusedsplit {
 

@@ -1,7 +1,9 @@
 #include <algorithm>
 
 #include "core/exec/executor.h"
+#include "core/layout/blocks.h"
 #include "core/microkernels/isa.h"
+#include "core/runtime/scratch.h"
 
 namespace fusedsplit {
 namespace {
@@ -13,7 +15,9 @@ constexpr ptrdiff_t kFewColumns = 128;
 
 template <class T>
 Executor<T>::Executor(const Plan& plan)
-    : plan_(plan), layout_(plan, sizeof(T), 0), few_(plan, sizeof(T), kFewColumns) {}
+    : plan_(plan),
+      layout_(make_layout(plan, sizeof(T), 0)),
+      few_(make_layout(plan, sizeof(T), kFewColumns)) {}
 
 template <class T>
 size_t Executor<T>::forward_bytes() const {

@@ -1,9 +1,7 @@
-// What of a layout is computed together: joins, folds, and derivatives in a product's epilogue.
+// Merges that are computed by the products which write their sources.
 #include <algorithm>
-#include <map>
-#include <tuple>
 
-#include "core/layout/layout.h"
+#include "core/layout/passes.h"
 #include "core/microkernels/kernels.h"
 
 namespace fusedsplit {
@@ -24,53 +22,10 @@ std::vector<std::vector<size_t>> writers_of(const std::vector<Node>& nodes, size
   return writers;
 }
 
-// By value, how many sources read it.
-std::vector<int> count_reads(const std::vector<Node>& nodes, size_t values) {
-  std::vector<int> reads(values);
-  for (const Node& node : nodes)
-    for (const Source& s : node.step.sources) ++reads[static_cast<size_t>(s.range.value)];
-  return reads;
-}
-
-}  // namespace
-
-void Layout::find_joins(ptrdiff_t unit) {
-  // Wider ones waste little of their last vector.
-  const ptrdiff_t widest = 2 * unit;
-  const auto vectors = [unit](ptrdiff_t n) { return (n + unit - 1) / unit; };
-  std::map<std::tuple<int, ptrdiff_t, ptrdiff_t>, Join> by_source;
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    const Step& step = nodes[i].step;
-    if (step.kind != StepKind::kDense || step.point >= 0 || step.dst.width() > widest) continue;
-    const Range& source = step.sources[0].range;
-    by_source[{source.value, source.start, source.stop}].nodes.push_back(i);
-  }
-  for (auto& [source, join] : by_source) {
-    ptrdiff_t apart = 0;
-    for (size_t i : join.nodes) {
-      const ptrdiff_t n = nodes[i].step.dst.width();
-      apart += vectors(n);
-      join.n += n;
-    }
-    // So few columns are sums over partial sums, not panels.
-    if (join.n <= kDotMaxColumns) continue;
-    if (join.nodes.size() < 2 || vectors(join.n) >= apart) continue;
-    join.k = std::get<2>(source) - std::get<1>(source);
-    const ptrdiff_t padded = round_up(join.n, kPad);
-    join.packed = joined_size;
-    join.bias = joined_size + join.k * padded;
-    joined_size = join.bias + padded;
-    joined_width = std::max(joined_width, padded);
-    join_kernel = std::max(join_kernel, round_up(join.k * join.n, kPad));
-    for (size_t i : join.nodes) nodes[i].join = static_cast<int>(joins.size());
-    joins.push_back(std::move(join));
-  }
-}
-
 // The terms of a Merge, if those who write its sources can fold them; else none. Only the first may be something
 // else than a product, and writers must run in the order of the sources, of which two may change places.
-std::vector<Fold::Term> Layout::fold_terms(const Step& step,
-                                           const std::vector<std::vector<size_t>>& writers) const {
+std::vector<Fold::Term> fold_terms(const Layout& layout, const Step& step,
+                                   const std::vector<std::vector<size_t>>& writers) {
   const bool plain = step.kind == StepKind::kMerge && foldable(step.merge_op) &&
                      step.gain.kind == OperandKind::kNone && step.shift.kind == OperandKind::kNone &&
                      at_most_relu(step.activation);
@@ -81,9 +36,9 @@ std::vector<Fold::Term> Layout::fold_terms(const Step& step,
   // The node whose product is exactly this range of a hidden value, and free to be folded.
   const auto product_of = [&](const Range& range) {
     for (size_t n : writers_of_value(range)) {
-      const Node& node = nodes[n];
+      const Node& node = layout.nodes[n];
       const Range& dst = node.step.dst;
-      const bool hidden = places[static_cast<size_t>(dst.value)].role == Role::kHidden;
+      const bool hidden = layout.places[static_cast<size_t>(dst.value)].role == Role::kHidden;
       const bool free = node.step.kind == StepKind::kDense && node.join < 0 && node.fold < 0;
       if (hidden && free && dst.start == range.start && dst.stop == range.stop)
         return static_cast<ptrdiff_t>(n);
@@ -101,7 +56,7 @@ std::vector<Fold::Term> Layout::fold_terms(const Step& step,
   ptrdiff_t before = -1;  // the last that writes columns of the first source; an input has none
   const Range& first = step.sources[terms[0].source].range;
   for (size_t n : writers_of_value(first)) {
-    const Range& dst = nodes[n].step.dst;
+    const Range& dst = layout.nodes[n].step.dst;
     if (dst.start < first.stop && first.start < dst.stop) before = static_cast<ptrdiff_t>(n);
   }
   for (size_t t = 1; t < terms.size(); ++t) {
@@ -111,45 +66,29 @@ std::vector<Fold::Term> Layout::fold_terms(const Step& step,
   return terms;
 }
 
-void Layout::find_folds() {
-  const std::vector<int> reads = count_reads(nodes, places.size());
-  const auto writers = writers_of(nodes, places.size());
-  for (size_t m = 0; m < nodes.size(); ++m) {
-    Fold fold{m, fold_terms(nodes[m].step, writers)};
+}  // namespace
+
+Layout find_folds(Layout layout) {
+  const std::vector<int> reads = count_reads(layout.nodes, layout.places.size());
+  const auto writers = writers_of(layout.nodes, layout.places.size());
+  for (size_t m = 0; m < layout.nodes.size(); ++m) {
+    Fold fold{m, fold_terms(layout, layout.nodes[m].step, writers)};
     if (fold.terms.empty()) continue;
     for (const Fold::Term& term : fold.terms) {
       if (term.writer < 0) continue;
-      Node& node = nodes[static_cast<size_t>(term.writer)];
+      Node& node = layout.nodes[static_cast<size_t>(term.writer)];
       const Step& step = node.step;
       const size_t v = static_cast<size_t>(step.dst.value);
-      node.fold = static_cast<int>(folds.size());
+      node.fold = static_cast<int>(layout.folds.size());
       // The unit does it in registers, in one chunk of K.
       node.elided = at_most_relu(step.activation) && step.sources[0].range.width() <= kChunk &&
-                    step.dst.width() > kDotMaxColumns && reads[v] == 1 && step.dst.width() == places[v].width;
+                    step.dst.width() > kDotMaxColumns && reads[v] == 1 &&
+                    step.dst.width() == layout.places[v].width;
     }
-    nodes[m].folded = true;
-    folds.push_back(std::move(fold));
+    layout.nodes[m].folded = true;
+    layout.folds.push_back(std::move(fold));
   }
-}
-
-// Where a relu's output is read once, as a whole, by a Dense, that product's epilogue applies its
-// derivative.
-void Layout::find_masks() {
-  const std::vector<int> reads = count_reads(nodes, places.size());
-  std::vector<ptrdiff_t> writer(places.size(), -1);
-  for (size_t n = 0; n < nodes.size(); ++n)
-    writer[static_cast<size_t>(nodes[n].step.dst.value)] = static_cast<ptrdiff_t>(n);
-  for (Node& node : nodes) {
-    const Range& r = node.step.sources[0].range;
-    const size_t v = static_cast<size_t>(r.value);
-    if (node.step.kind != StepKind::kDense || node.step.point >= 0 || places[v].role != Role::kHidden)
-      continue;
-    if (reads[v] != 1 || r.width() != places[v].width || writer[v] < 0) continue;
-    Node& from = nodes[static_cast<size_t>(writer[v])];
-    const bool relu = (from.step.kind == StepKind::kDense || from.step.kind == StepKind::kMerge) &&
-                      from.step.activation.kind == ActivationKind::kRelu;
-    if (relu && from.step.dst.width() == places[v].width) from.masked = node.masks = true;
-  }
+  return layout;
 }
 
 }  // namespace fusedsplit

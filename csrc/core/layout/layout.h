@@ -10,8 +10,6 @@
 
 namespace fusedsplit {
 
-inline ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) / unit * unit; }
-
 // Where the columns of a value are. Inputs and outputs are the caller's tensors; hidden values, and the
 // gradients of all values but inputs, are panels of a block: `offset * rows` elements into it, a row every
 // `ld`, with rows the block's own number of rows.
@@ -80,9 +78,6 @@ struct Chain {
 };
 
 struct Layout {
-  // `bytes` is the size of an element; `most` is for slice_plan.
-  Layout(const Plan& plan, size_t bytes, ptrdiff_t most);
-
   std::vector<Place> places;  // by value
   std::vector<Node> nodes;    // in the order in which they run
   std::vector<ParamPlace> params;
@@ -112,53 +107,9 @@ struct Layout {
   ptrdiff_t most_lanes = 0;        // of weight gradients
   ptrdiff_t kept_rows = 0;         // rows of a block in training, at most
   double flops = 0;                // of the products, per row
-
- private:
-  void place_values(const std::vector<Value>& values, ptrdiff_t unit);
-  void place_nodes(ptrdiff_t unit);
-  void find_joins(ptrdiff_t unit);
-  void find_folds();
-  std::vector<Fold::Term> fold_terms(const Step& step, const std::vector<std::vector<size_t>>& writers) const;
-  void place_params(const Plan& plan);
-  void find_later(ptrdiff_t unit);
-  void order_gradients();
-  void find_entries();
-  void find_masks();
-  void find_chains();
-  void find_deferred(size_t begin, size_t end);
-  void reuse_panels();
-  void size_blocks(size_t bytes);
 };
 
-// How rows are cut in training. It depends on the number of rows alone, never on threads, since weight
-// gradients are sums over blocks and then over lanes.
-struct Blocks {
-  Blocks(const Layout& layout, ptrdiff_t rows);
-
-  ptrdiff_t rows = 0;
-  ptrdiff_t lanes = 1;
-  ptrdiff_t block_rows = 1;
-
-  ptrdiff_t lane_begin(ptrdiff_t lane) const { return rows * lane / lanes; }
-  ptrdiff_t lane_blocks(ptrdiff_t lane) const;
-  // First row of a block of a lane; with block = lane_blocks(lane), the end of the lane.
-  ptrdiff_t block_begin(ptrdiff_t lane, ptrdiff_t block) const;
-};
-
-struct BlockRows {
-  ptrdiff_t begin, end;
-};
-
-// The blocks of all lanes, one after another.
-class BlockList {
- public:
-  explicit BlockList(const Blocks& blocks);
-  ptrdiff_t count() const { return first_.back(); }
-  BlockRows at(ptrdiff_t i) const;
-
- private:
-  Blocks blocks_;
-  std::vector<ptrdiff_t> first_;  // by lane: its first block; and the number of all blocks
-};
+// `bytes` is the size of an element; `most` is for slice_plan.
+Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most);
 
 }  // namespace fusedsplit

@@ -195,4 +195,11 @@ Sliced slice_plan(const Plan& plan, ptrdiff_t lanes, ptrdiff_t most) {
   return Slicer(plan, lanes, most).run();
 }
 
+std::vector<int> count_reads(const std::vector<Node>& nodes, size_t values) {
+  std::vector<int> reads(values);
+  for (const Node& node : nodes)
+    for (const Source& s : node.step.sources) ++reads[static_cast<size_t>(s.range.value)];
+  return reads;
+}
+
 }  // namespace fusedsplit

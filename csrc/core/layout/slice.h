@@ -43,4 +43,7 @@ struct Sliced {
 // most.
 Sliced slice_plan(const Plan& plan, ptrdiff_t lanes, ptrdiff_t most);
 
+// By value, how many sources read it.
+std::vector<int> count_reads(const std::vector<Node>& nodes, size_t values);
+
 }  // namespace fusedsplit

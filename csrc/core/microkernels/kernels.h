@@ -148,7 +148,7 @@ struct Kernels {
   void (*gemm)(const Gemm<T>&);
   // A is read down its columns: weight gradients.
   void (*gemm_tn)(const Gemm<T>&);
-  // Packs B (k x n) for gemm; `to` holds what Layout::place_nodes reserves.
+  // Packs B (k x n) for gemm; `to` holds what place_nodes reserves.
   void (*pack)(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to);
   // The same, given B's transpose (n x k).
   void (*pack_transposed)(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to);

@@ -1,10 +1,10 @@
+#include "core/runtime/scratch.h"
+
 #include <pthread.h>
 
 #include <cstdlib>
 #include <mutex>
 #include <new>
-
-#include "core/runtime/parallel.h"
 
 namespace fusedsplit {
 namespace {

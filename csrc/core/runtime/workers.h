@@ -1,4 +1,4 @@
-// The threads of the core, and the memory that they work in.
+// Threads as their callers see them.
 //
 // The thread that calls is always the first worker: it takes chunks like the others and, when none is left,
 // waits only for chunks that another worker has begun. So no call ever depends on a thread being scheduled,
@@ -43,23 +43,6 @@ class Workers {
 
   int count_ = 1;
   bool holds_pool_ = false;
-};
-
-// Memory for the length of one call, 64-byte aligned, not initialized. Kept for the next call when it is
-// given back, up to a bound for the whole process.
-class Scratch {
- public:
-  // Throws std::bad_alloc.
-  explicit Scratch(size_t bytes);
-  ~Scratch();
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  void* data() const { return data_; }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
 };
 
 }  // namespace fusedsplit

@@ -15,7 +15,7 @@
 
 #include "core/exec/program.h"
 #include "core/microkernels/isa.h"
-#include "core/runtime/parallel.h"
+#include "core/runtime/workers.h"
 #include "core/tools/machine.h"
 
 namespace fusedsplit {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/microkernels/isa.h"
-#include "core/runtime/parallel.h"
+#include "core/runtime/workers.h"
 
 namespace fusedsplit {
 namespace {

@@ -14,7 +14,7 @@
 
 #include "core/exec/executor.h"
 #include "core/microkernels/isa.h"
-#include "core/runtime/parallel.h"
+#include "core/runtime/workers.h"
 #include "core/tools/selftest_plans.h"
 
 namespace fusedsplit {

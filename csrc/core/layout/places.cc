@@ -1,0 +1,63 @@
+// Where values and packed kernels live.
+#include <algorithm>
+
+#include "core/layout/passes.h"
+#include "core/layout/strides.h"
+#include "core/microkernels/kernels.h"
+
+namespace fusedsplit {
+
+Layout place_values(Sliced sliced, ptrdiff_t unit) {
+  Layout layout;
+  layout.nodes = std::move(sliced.nodes);
+  int inputs = 0, outputs = 0;
+  for (const Value& value : sliced.values) {
+    Place place;
+    place.role = value.role;
+    place.width = value.width;
+    place.ld = panel_ld(value.width, unit);
+    place.kept_ld = kept_ld(value.width, unit);
+    if (value.role == Role::kInput) place.index = inputs++;
+    if (value.role == Role::kOutput) place.index = outputs++;
+    if (value.role == Role::kHidden) {
+      place.kept = layout.kept_width;
+      layout.kept_width += place.kept_ld;
+    }
+    layout.places.push_back(place);
+  }
+  return layout;
+}
+
+Layout place_nodes(Layout layout, ptrdiff_t unit) {
+  for (const Node& node : layout.nodes)
+    for (const Source& source : node.step.sources)
+      layout.places[static_cast<size_t>(source.range.value)].read = true;
+  for (Node& node : layout.nodes) {
+    const Step& step = node.step;
+    const bool activated = step.kind == StepKind::kDense || step.kind == StepKind::kMerge;
+    if (activated && activation_grad_needs(step.activation.kind, step.activation.alpha) == GradNeeds::kPre) {
+      node.pre = layout.kept_width;
+      node.pre_ld = kept_ld(step.dst.width(), unit);
+      layout.kept_width += node.pre_ld;
+    }
+    const ptrdiff_t count = static_cast<ptrdiff_t>(step.sources.size());
+    if (step.kind == StepKind::kDense) {
+      const ptrdiff_t k = step.sources[0].range.width(), n = step.dst.width();
+      node.packed = layout.packed_size;
+      // Enough for the kernel as forward reads it and for its transpose.
+      layout.packed_size += std::max(k * round_up(n, kPad), n * round_up(k, kPad));
+      if (n <= kDotMaxColumns) layout.narrow_size = std::max(layout.narrow_size, k * kPad);
+      if (step.point >= 0) layout.masked_width = std::max(layout.masked_width, panel_ld(k, unit));
+      layout.flops += 2.0 * static_cast<double>(k) * static_cast<double>(n);
+    } else {
+      layout.max_sources = std::max(layout.max_sources, count);
+    }
+    if (step.kind == StepKind::kMerge) {
+      if (step.merge_op == MergeOp::kMul) layout.max_suffix = std::max(layout.max_suffix, count * kMergeTile);
+      layout.max_merge = std::max(layout.max_merge, step.dst.width());
+    }
+  }
+  return layout;
+}
+
+}  // namespace fusedsplit
