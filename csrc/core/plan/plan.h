@@ -1,4 +1,4 @@
-// The plan as the core sees it: fusedsplit/plan.py decoded, and validated by the same rules.
+// The plan as the core sees it: fusedsplit/plan/steps.py decoded, and validated by the same rules.
 #pragma once
 
 #include <cstddef>

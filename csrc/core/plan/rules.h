@@ -1,4 +1,4 @@
-// The rules of a plan: the same as in fusedsplit/plan.py.
+// The rules of a plan: the same as in fusedsplit/plan/rules.py.
 #pragma once
 
 #include <string>
