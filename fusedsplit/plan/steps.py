@@ -127,6 +127,7 @@ class Row:
     op: str
     src: Range
     dst: Range
+    epsilon: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
