@@ -159,6 +159,11 @@ class _Execution:
         x = self.read(step.src)
         if step.op == "softmax":
             return tf.nn.softmax(x)
+        if step.op == "normalize":
+            # Not by tf.nn.moments, whose gradient holds the mean constant: its second derivative is another one.
+            centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+            variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+            return centred * tf.math.rsqrt(variance + step.epsilon)
         return (tf.reduce_mean if step.op == "mean" else tf.reduce_max)(x, axis=-1, keepdims=True)
 
     def mix(self, step: Mix) -> tf.Tensor:

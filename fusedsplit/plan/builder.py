@@ -90,9 +90,9 @@ class PlanBuilder:
         """`dst = activation(gain * (s_1 src_1 op s_2 src_2 op ...) + shift)`."""
         self.steps.append(Merge(op, tuple(srcs), gain, shift, activation, dst))
 
-    def row(self, op: str, src: Range, dst: Range) -> None:
-        """`dst = op(src)` over the columns of a row."""
-        self.steps.append(Row(op, src, dst))
+    def row(self, op: str, src: Range, dst: Range, epsilon: float = 0.0) -> None:
+        """`dst = op(src)` over the columns of a row; epsilon is normalize's alone."""
+        self.steps.append(Row(op, src, dst, epsilon))
 
     def mix(self, gate: Range, experts: Sequence[Range], dst: Range) -> None:
         """`dst = sum over e of gate[e] * experts[e]`."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fusedsplit.plan.plan import Plan
 
 # Bumped whenever an encoded plan changes meaning: the core refuses any other version.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 def encode(plan: Plan) -> list[int]:
@@ -94,7 +94,7 @@ def _encode_step(step: Step) -> list[int]:
         code += [*_encode_operand(step.gain), *_encode_operand(step.shift)]
         code += [*_encode_activation(step.activation), *step.dst]
     elif isinstance(step, Row):
-        code += [ROW_OPS.index(step.op), *step.src, *step.dst]
+        code += [ROW_OPS.index(step.op), *step.src, *step.dst, _bits(step.epsilon)]
     else:
         code += [*step.gate, len(step.experts)]
         for r in step.experts:
@@ -162,6 +162,6 @@ def _decode_step(reader: _Reader) -> Step:
         srcs = tuple((reader.range(), reader.number()) for _ in range(n))
         return Merge(op, srcs, reader.operand(), reader.operand(), reader.activation(), reader.range())
     if kind == "Row":
-        return Row(reader.name(ROW_OPS), reader.range(), reader.range())
+        return Row(reader.name(ROW_OPS), reader.range(), reader.range(), reader.number())
     gate, n = reader.range(), reader.count()
     return Mix(gate, tuple(reader.range() for _ in range(n)), reader.range())

@@ -80,9 +80,7 @@ class _Validator:
         elif isinstance(step, Merge):
             self.merge(where, step)
         elif isinstance(step, Row):
-            self.check(step.op in ROW_OPS, where, f"an op of {ROW_OPS}", step.op)
-            width = step.src.width if step.op == "softmax" else 1
-            self.check(step.dst.width == width, where, f"a destination of width {width}", step.dst)
+            self.row(where, step)
         else:
             self.mix(where, step)
         self.write(where, step.dst)
@@ -108,6 +106,15 @@ class _Validator:
             elif operand is not None:
                 self.param(where, operand, (step.dst.width,))
         self.activation(where, step.activation)
+
+    def row(self, where: str, step: Row) -> None:
+        self.check(step.op in ROW_OPS, where, f"an op of {ROW_OPS}", step.op)
+        width = step.src.width if step.op in ("softmax", "normalize") else 1
+        self.check(step.dst.width == width, where, f"a destination of width {width}", step.dst)
+        if step.op == "normalize":
+            self.check(0 < step.epsilon < math.inf, where, "a finite epsilon above 0", step.epsilon)
+        else:
+            self.check(step.epsilon == 0, where, f"an epsilon of 0 for {step.op}", step.epsilon)
 
     def mix(self, where: str, step: Mix) -> None:
         self.check(1 <= len(step.experts) <= MAX_COUNT, where, "at least one expert", step.experts)

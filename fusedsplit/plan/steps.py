@@ -6,7 +6,7 @@ a step writes; neither is ever a copy.
 
     Dense   dst = activation(src @ kernel + bias)
     Merge   dst = activation(gain * (s_1 src_1 op s_2 src_2 op ...) + shift),  op in {add, mul, max, min}
-    Row     dst = softmax | mean | max over the columns of src
+    Row     dst = softmax | mean | max | normalize over the columns of src
     Mix     dst = sum over e of gate[e] * experts[e]
 """
 
@@ -22,7 +22,8 @@ MAX_COUNT = 1 << 16
 Role = Literal["input", "hidden", "output"]
 ROLES: tuple[Role, ...] = ("input", "hidden", "output")
 MERGE_OPS = ("add", "mul", "max", "min")
-ROW_OPS = ("softmax", "mean", "max")
+# The order is part of the encoding: append only.
+ROW_OPS = ("softmax", "mean", "max", "normalize")
 SIDES = ("leading", "trailing")
 # The order is part of the encoding: append only.
 ACTIVATIONS = (
@@ -124,6 +125,8 @@ class Merge:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
+    """normalize: `dst = (src - mean) / sqrt(variance + epsilon)`; the others have no epsilon, that is 0."""
+
     op: str
     src: Range
     dst: Range

@@ -53,7 +53,8 @@ def _show_step(step: Step, show: Callable[[Range], str]) -> str:
                 text += f" {symbol} " + (f"{operand.value:g}" if isinstance(operand, Const) else f"p{operand}")
         return _show_activation(step.activation, text)
     if isinstance(step, Row):
-        return f"row_{step.op}({show(step.src)})"
+        epsilon = f", {step.epsilon:g}" if step.op == "normalize" else ""
+        return f"row_{step.op}({show(step.src)}{epsilon})"
     return f"mix({show(step.gate)}; {', '.join(map(show, step.experts))})"
 
 

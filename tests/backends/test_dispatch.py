@@ -13,6 +13,7 @@ from keras.layers import Dense, Dropout
 import fusedsplit as fs
 from fusedsplit.backends import dispatch, op
 from fusedsplit.backends.base import CallContext
+from fusedsplit.plan import PLAN_VERSION
 
 needs_op = pytest.mark.skipif(op.problem() is not None, reason=f"op: {op.problem()}")
 
@@ -159,7 +160,7 @@ def test_explain_names_the_backend_of_every_situation():
     }
     inside = "tf" if op.problem() or op.xla_problem() else "op"
     assert explanation.choices["inside XLA"].startswith(inside)
-    assert "plan v1" in str(explanation)
+    assert f"plan v{PLAN_VERSION}" in str(explanation)
 
 
 def test_explain_without_a_plan_says_why():

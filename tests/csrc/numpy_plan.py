@@ -144,7 +144,15 @@ class Run:
         if step.op == "softmax":
             e = np.exp(x - x.max(axis=1, keepdims=True))
             return e / e.sum(axis=1, keepdims=True)
+        if step.op == "normalize":
+            return self.normalized(step)[0]
         return {"mean": np.mean, "max": np.max}[step.op](x, axis=1, keepdims=True)
+
+    def normalized(self, step: Row):
+        """The normalized columns, and what the centred ones were multiplied by."""
+        centred = self.at(step.src) - self.at(step.src).mean(axis=1, keepdims=True)
+        scale = 1 / np.sqrt((centred**2).mean(axis=1, keepdims=True) + self.dtype.type(step.epsilon))
+        return centred * scale, scale
 
     def gradients(self, output_grads):
         """The gradients of (inputs, params)."""
@@ -207,6 +215,10 @@ class Run:
         if step.op == "softmax":
             y = self.at(step.dst)
             dx = y * (dy - (y * dy).sum(axis=1, keepdims=True))
+        elif step.op == "normalize":
+            y, scale = self.normalized(step)
+            along_y = y * (dy * y).mean(axis=1, keepdims=True)
+            dx = (dy - dy.mean(axis=1, keepdims=True) - along_y) * scale
         elif step.op == "mean":
             dx = np.repeat(dy / x.shape[1], x.shape[1], axis=1)
         else:
@@ -343,11 +355,11 @@ class RandomPlan:
         return Merge(op, tuple(srcs), gain, shift, random_activation(self.rng), dst)
 
     def row(self, known: int, dst: Range) -> Row | None:
-        if dst.width == 1:
-            op = self.rng.choice(["mean", "max", "softmax"]).item()
-            return Row(op, self.any_range(known, 1 if op == "softmax" else None), dst)
-        src = self.any_range(known, dst.width)
-        return None if src is None else Row("softmax", src, dst)
+        # Epsilons that keep the gradient of nearly equal columns of the order of one.
+        epsilon = float(self.rng.choice([0.1, 1.0]))
+        op = self.rng.choice(["mean", "max", "softmax", "normalize"] if dst.width == 1 else ["softmax", "normalize"])
+        src = self.any_range(known, None if op in ("mean", "max") else dst.width)
+        return None if src is None else Row(op.item(), src, dst, epsilon if op == "normalize" else 0.0)
 
     def mix(self, known: int, dst: Range) -> Mix | None:
         experts = [self.any_range(known, dst.width) for _ in range(self.rng.integers(1, 5))]

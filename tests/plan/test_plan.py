@@ -36,6 +36,7 @@ def every_step() -> Plan:
         Value(2, "hidden"),
         Value(5, "output"),
         Value(4, "output"),
+        Value(3, "output"),
     )
     params = (Param((6, 8)), Param((8,)), Param((4, 4)), Param((4,)), Param((8, 2)))
     steps = (
@@ -52,6 +53,7 @@ def every_step() -> Plan:
             Activation("elu", 1.5),
             Range(5, 0, 4),
         ),
+        Row("normalize", Range(1, 1, 4), Range(6, 0, 3), 1e-3),
     )
     return Plan(values, params, steps, points=1)
 
@@ -70,6 +72,7 @@ def test_printing_names_values_ranges_and_params():
         "y0[0:4] = mix(h2; h0[0:4], h0[4:8])",
         "y0[4:5] = row_max(h0[2:7])",
         "y1 = elu(1.5)(mul(h0[0:4], -0.5 h0[3:4]) * p3 + 1)",
+        "y2 = row_normalize(h0[1:4], 0.001)",
     ):
         assert line in text
 
@@ -91,7 +94,7 @@ BROKEN = {
     "an input written": (_step(2, dst=Range(0, 0, 2)), "columns that no earlier step wrote"),
     "range past the value": (_step(0, src=Range(0, 0, 7)), "within 6 columns"),
     "empty range": (_step(4, src=Range(1, 2, 2)), "non-empty range"),
-    "unknown value": (_step(0, src=Range(9, 0, 6)), "a value below 6"),
+    "unknown value": (_step(0, src=Range(9, 0, 6)), "a value below 7"),
     "kernel of another shape": (_step(0, kernel=2), r"a param of shape \(6, 8\)"),
     "unknown param": (_step(0, kernel=7), "a param below 5"),
     "bias of another shape": (_step(0, bias=3), r"a param of shape \(8,\)"),
@@ -100,6 +103,12 @@ BROKEN = {
     "unknown point": (_step(1, live=Live(1, "leading")), "a point input"),
     "softmax into another width": (_step(2, src=Range(1, 0, 3)), "a destination of width 3"),
     "mean into several columns": (_step(2, op="mean"), "a destination of width 1"),
+    "normalized into another width": (_step(6, src=Range(1, 1, 5)), "a destination of width 4"),
+    "normalized without epsilon": (_step(6, epsilon=0.0), "a finite epsilon above 0. Received: 0.0"),
+    "negative epsilon": (_step(6, epsilon=-1e-3), "a finite epsilon above 0"),
+    "infinite epsilon": (_step(6, epsilon=math.inf), "a finite epsilon above 0"),
+    "epsilon not a number": (_step(6, epsilon=math.nan), "a finite epsilon above 0"),
+    "epsilon of a softmax": (_step(2, epsilon=1e-3), "an epsilon of 0 for softmax"),
     "gate of another width": (_step(3, gate=Range(1, 0, 3)), "a gate of width 2"),
     "experts of different widths": (_step(3, experts=(Range(1, 0, 4), Range(1, 4, 7))), "experts of width 4"),
     "merge of different widths": (

@@ -236,6 +236,20 @@ MixRows<T> mix_of(const Block<T>& block, const Node& node) {
 }
 
 template <class T>
+RowArgs<T> row_of(const Block<T>& block, const Node& node) {
+  const Step& step = node.step;
+  const Rows<T> x = block.value(step.sources[0].range);
+  RowArgs<T> g;
+  g.op = static_cast<int>(step.row_op);
+  g.epsilon = static_cast<T>(step.epsilon);
+  g.m = block.rows;
+  g.n = step.sources[0].range.width();
+  g.x = {x.data, x.ld};
+  g.y = block.value(step.dst);
+  return g;
+}
+
+template <class T>
 void run_node(const Block<T>& block, const Node& node) {
   const Step& step = node.step;
   if (!has_work(block, node)) return;
@@ -246,11 +260,8 @@ void run_node(const Block<T>& block, const Node& node) {
       return run_merge(block, node);
     case StepKind::kMix:
       return block.kernels->mix(mix_of(block, node));
-    case StepKind::kRow: {
-      const Rows<T> x = block.value(step.sources[0].range), y = block.value(step.dst);
-      block.kernels->row(static_cast<int>(step.row_op), block.rows, step.sources[0].range.width(), x.data,
-                         x.ld, y.data, y.ld);
-    }
+    case StepKind::kRow:
+      return block.kernels->row(row_of(block, node));
   }
 }
 
@@ -311,6 +322,7 @@ void pack_node(const Kernels<T>& kernels, const Layout& layout, const Node& node
   template void merge_sources<T>(const Block<T>&, const Step&);                                       \
   template MergeRows<T> merge_of<T>(const Block<T>&, const Node&);                                    \
   template MixRows<T> mix_of<T>(const Block<T>&, const Node&);                                        \
+  template RowArgs<T> row_of<T>(const Block<T>&, const Node&);                                        \
   template void run_node<T>(const Block<T>&, const Node&);                                            \
   template void run_nodes<T>(Block<T>);                                                               \
   template void pack_join<T>(const Kernels<T>&, const Layout&, const Join&, const T* const*, T*, T*); \

@@ -114,6 +114,8 @@ template <class T>
 MergeRows<T> merge_of(const Block<T>& block, const Node& node);
 template <class T>
 MixRows<T> mix_of(const Block<T>& block, const Node& node);
+template <class T>
+RowArgs<T> row_of(const Block<T>& block, const Node& node);
 
 // Runs a node forward over the block.
 template <class T>

@@ -232,14 +232,14 @@ void mix_gradient(const BlockGradients<T>& grads, const Node& node) {
 
 template <class T>
 void row_gradient(const BlockGradients<T>& grads, const Node& node) {
-  const Block<T>& block = *grads.block;
-  const Step& step = node.step;
-  const Range& range = step.sources[0].range;
+  const Range& range = node.step.sources[0].range;
   if (!grads.all->wanted[static_cast<size_t>(range.value)]) return;
-  const Rows<T> dy = step_gradient(grads, node), x = block.value(range), y = block.value(step.dst);
-  const Rows<T> dx = grads.value(range);
-  block.kernels->row_grad(static_cast<int>(step.row_op), block.rows, range.width(), x.data, x.ld, y.data,
-                          y.ld, dy.data, dy.ld, dx.data, dx.ld, node.grad_add[0]);
+  const Rows<T> dy = step_gradient(grads, node);
+  RowArgs<T> g = row_of(*grads.block, node);
+  g.dy = {dy.data, dy.ld};
+  g.dx = grads.value(range);
+  g.add = node.grad_add[0];
+  grads.block->kernels->row_grad(g);
 }
 
 }  // namespace

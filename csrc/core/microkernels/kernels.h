@@ -131,6 +131,20 @@ struct Rows {
   ptrdiff_t ld = 0;
 };
 
+// An operation along each row, y = op(x), whose columns are n of x and, by the operation, n or 1 of y.
+template <class T>
+struct RowArgs {
+  int op = 0;
+  T epsilon = 0;
+  ptrdiff_t m = 0;
+  ptrdiff_t n = 0;
+  Rows<const T> x;
+  Rows<T> y;
+  Rows<const T> dy;  // for the derivative
+  Rows<T> dx;
+  bool add = false;
+};
+
 // dz = dy times the derivative of an activation, given its output or its argument as `ref`.
 template <class T>
 struct ActivationGrad {
@@ -160,10 +174,9 @@ struct Kernels {
   void (*merge_grad)(const MergeGrad<T>&);
   void (*mix)(const MixRows<T>&);
   void (*mix_grad)(const MixRows<T>&);
-  void (*row)(int op, ptrdiff_t m, ptrdiff_t n, const T* x, ptrdiff_t ldx, T* y, ptrdiff_t ldy);
+  void (*row)(const RowArgs<T>&);
   // dx = derivative of row() times dy; y is what row() gave.
-  void (*row_grad)(int op, ptrdiff_t m, ptrdiff_t n, const T* x, ptrdiff_t ldx, const T* y, ptrdiff_t ldy,
-                   const T* dy, ptrdiff_t lddy, T* dx, ptrdiff_t lddx, bool add);
+  void (*row_grad)(const RowArgs<T>&);
   // So many rounds of fused multiply-adds in registers, for measuring their rate: returns how many operations
   // these were, and leaves in *sink what keeps them from being optimized away.
   double (*spin_fma)(ptrdiff_t rounds, T* sink);

@@ -136,9 +136,10 @@ Step read_step(Reader* reader) {
       read_merge(reader, &step);
       break;
     case StepKind::kRow:
-      step.row_op = reader->name<RowOp>(3, "a row operation");
+      step.row_op = reader->name<RowOp>(static_cast<int>(RowOp::kCount), "a row operation");
       step.sources.push_back({reader->range(), 1});
       step.dst = reader->range();
+      step.epsilon = reader->number();
       break;
     case StepKind::kMix:
       read_mix(reader, &step);

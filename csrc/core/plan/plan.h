@@ -10,14 +10,14 @@
 
 namespace fusedsplit {
 
-constexpr int64_t kPlanVersion = 1;
+constexpr int64_t kPlanVersion = 2;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
 constexpr int64_t kMaxCount = int64_t{1} << 16;
 
 enum class Role : int { kInput, kHidden, kOutput };
 enum class StepKind : int { kDense, kMerge, kRow, kMix };
 enum class MergeOp : int { kAdd, kMul, kMax, kMin };
-enum class RowOp : int { kSoftmax, kMean, kMax };
+enum class RowOp : int { kSoftmax, kMean, kMax, kNormalize, kCount };
 enum class Side : int { kLeading, kTrailing };
 enum class OperandKind : int { kNone, kParam, kConst };
 
@@ -62,12 +62,13 @@ struct Source {
 // One step of any kind; which fields count follows from `kind`:
 //   kDense  sources[0], kernel, bias (-1: none), activation, dst, point (-1: none), side
 //   kMerge  merge_op, sources, gain, shift, activation, dst
-//   kRow    row_op, sources[0], dst
+//   kRow    row_op, sources[0], dst, epsilon (of kNormalize; 0 for the others)
 //   kMix    sources[0] is the gate, sources[1..] are the experts; dst
 struct Step {
   StepKind kind = StepKind::kDense;
   MergeOp merge_op = MergeOp::kAdd;
   RowOp row_op = RowOp::kSoftmax;
+  double epsilon = 0;
   std::vector<Source> sources;
   int kernel = -1;
   int bias = -1;

@@ -99,11 +99,9 @@ class Checker {
       case StepKind::kMerge:
         merge(step);
         break;
-      case StepKind::kRow: {
-        const ptrdiff_t width = step.row_op == RowOp::kSoftmax ? step.sources[0].range.width() : 1;
-        check(step.dst.width() == width, "a destination of width " + std::to_string(width), show(step.dst));
+      case StepKind::kRow:
+        row(step);
         break;
-      }
       case StepKind::kMix:
         mix(step);
     }
@@ -139,6 +137,18 @@ class Checker {
       if (o->kind == OperandKind::kParam) vector(o->param, width);
     }
     activation(step.activation);
+  }
+
+  void row(const Step& step) {
+    const bool normalizes = step.row_op == RowOp::kNormalize;
+    const ptrdiff_t width = normalizes || step.row_op == RowOp::kSoftmax ? step.sources[0].range.width() : 1;
+    check(step.dst.width() == width, "a destination of width " + std::to_string(width), show(step.dst));
+    if (normalizes) {
+      check(std::isfinite(step.epsilon) && step.epsilon > 0, "a finite epsilon above 0",
+            std::to_string(step.epsilon));
+    } else {
+      check(step.epsilon == 0, "an epsilon of 0", std::to_string(step.epsilon));
+    }
   }
 
   void mix(const Step& step) {

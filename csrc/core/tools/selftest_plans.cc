@@ -7,6 +7,9 @@
 namespace fusedsplit {
 namespace {
 
+// Of normalize: so large that rows of nearly equal columns do not magnify roundings.
+constexpr double kEpsilon = 0.1;
+
 int64_t bits(double x) {
   int64_t b;
   std::memcpy(&b, &x, sizeof(b));
@@ -148,9 +151,7 @@ class Generator {
     const auto first = source(readable, w);
     if (kind == 7 || first.empty()) return row_or_mix(readable, value, start, stop);
     if (kind == 6 && pick(2)) {
-      add({2, 0});
-      add(first);
-      add({value, start, stop});
+      row(pick(2) ? RowOp::kSoftmax : RowOp::kNormalize, first, {value, start, stop});
       return true;
     }
     const int n = 1 + pick(4);
@@ -170,11 +171,16 @@ class Generator {
     return true;
   }
 
+  void row(RowOp op, const std::vector<int64_t>& source, const std::vector<int64_t>& destination) {
+    add({2, static_cast<int64_t>(op)});
+    add(source);
+    add(destination);
+    add({bits(op == RowOp::kNormalize ? kEpsilon : 0)});
+  }
+
   bool row_or_mix(int64_t readable, int64_t value, int64_t start, int64_t stop) {
     if (stop - start == 1) {
-      add({2, 1 + pick(2)});
-      add(source(readable, 0));
-      add({value, start, stop});
+      row(pick(2) ? RowOp::kMean : RowOp::kMax, source(readable, 0), {value, start, stop});
       return true;
     }
     const int experts = 1 + pick(3);
@@ -266,17 +272,8 @@ class Plain {
       case StepKind::kMerge:
         for (ptrdiff_t j = 0; j < w; ++j) y[j] = activate(step.activation, merged(step, j));
         return;
-      case StepKind::kRow: {
-        const double top = *std::max_element(x, x + n);
-        double sum = 0, exps = 0;
-        for (ptrdiff_t j = 0; j < n; ++j) sum += x[j], exps += std::exp(x[j] - top);
-        if (step.row_op != RowOp::kSoftmax) {
-          *y = step.row_op == RowOp::kMean ? sum / static_cast<double>(n) : top;
-        } else {
-          for (ptrdiff_t j = 0; j < n; ++j) y[j] = std::exp(x[j] - top) / exps;
-        }
-        return;
-      }
+      case StepKind::kRow:
+        return row(step, x, n, y);
       case StepKind::kMix:
         for (ptrdiff_t j = 0; j < w; ++j) {
           y[j] = 0;
@@ -297,6 +294,27 @@ class Plain {
       double sum = step.bias >= 0 ? param(step.bias)[j] : 0;
       for (ptrdiff_t k = begin; k < end; ++k) sum += x[k] * param(step.kernel)[k * w + j];
       y[j] = activate(step.activation, sum);
+    }
+  }
+
+  static void row(const Step& step, const double* x, ptrdiff_t n, double* y) {
+    const double top = *std::max_element(x, x + n), count = static_cast<double>(n);
+    double sum = 0, exps = 0, squares = 0;
+    for (ptrdiff_t j = 0; j < n; ++j) sum += x[j], exps += std::exp(x[j] - top);
+    for (ptrdiff_t j = 0; j < n; ++j) squares += (x[j] - sum / count) * (x[j] - sum / count);
+    switch (step.row_op) {
+      case RowOp::kMean:
+        *y = sum / count;
+        return;
+      case RowOp::kMax:
+        *y = top;
+        return;
+      case RowOp::kSoftmax:
+        for (ptrdiff_t j = 0; j < n; ++j) y[j] = std::exp(x[j] - top) / exps;
+        return;
+      default:
+        for (ptrdiff_t j = 0; j < n; ++j)
+          y[j] = (x[j] - sum / count) / std::sqrt(squares / count + step.epsilon);
     }
   }
 
