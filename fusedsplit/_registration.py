@@ -13,6 +13,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Sequence
+from typing import Any
 
 # The modules whose import registers a class.
 _CLASSES = ("layers.split_dense", "layers.merge_dense", "layers.dynamic_split_dense", "models.fused_model")
@@ -58,7 +59,7 @@ class _RegisteringLoader(importlib.abc.Loader):
     def __init__(self, loader: importlib.abc.Loader):
         self._loader = loader
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:

@@ -37,7 +37,19 @@ class Operands(NamedTuple):
 Run = Callable[["Plan", Sequence[Any], Sequence[Any], Sequence[Any]], list[Any]]
 
 
-class Computation(Protocol):
+class Executable(Protocol):
+    """What runs on given operands, by a backend or without a plan."""
+
+    def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
+        """The outputs, and behind them the logits if wanted, by a backend's `run`."""
+        ...
+
+    def unfused(self, operands: Operands) -> list[Any]:
+        """The outputs without a plan, in the dtype of the operands."""
+        ...
+
+
+class Computation(Executable, Protocol):
     """What a layer, or a region of a model, hands to dispatch: row-wise work as a plan, and the same thing unfused."""
 
     @property
@@ -72,14 +84,6 @@ class Computation(Protocol):
 
     def operands(self, inputs: Sequence[Any]) -> Operands:
         """Everything that a call on `inputs` is computed from, read now; masks are drawn anew."""
-        ...
-
-    def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
-        """The outputs, and behind them the logits if wanted, by a backend's `run`."""
-        ...
-
-    def unfused(self, operands: Operands) -> list[Any]:
-        """The outputs without a plan, in the dtype of the operands."""
         ...
 
     def call_unfused(self, inputs: Sequence[Any]) -> list[Any]:

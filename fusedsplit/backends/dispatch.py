@@ -21,7 +21,7 @@ from tensorflow.python.framework import ops as tf_ops
 from tensorflow.python.saved_model import save_context
 
 from fusedsplit import config
-from fusedsplit.backends.base import Absent, Backend, CallContext, Computation, Operands
+from fusedsplit.backends.base import Absent, Backend, CallContext, Computation, Executable, Operands
 from fusedsplit.backends.tf import TF, in_branch, in_xla
 from fusedsplit.backends.xla import XLA
 from fusedsplit.plan import Plan
@@ -244,7 +244,7 @@ def _given_out(computation: Computation, outputs: list[Any]) -> list[Any]:
     return outputs[:count]
 
 
-def run(computation: Computation, operands: Operands, backend: str, logits: bool = False) -> list[Any]:
+def run(computation: Executable, operands: Operands, backend: str, logits: bool = False) -> list[Any]:
     """The outputs by a backend that can run here, and behind them the logits if wanted (the reference has none)."""
     if backend == "reference":
         return computation.unfused(operands)

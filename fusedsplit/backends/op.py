@@ -27,7 +27,7 @@ from tensorflow.python.framework import func_graph, ops
 
 from fusedsplit import config
 from fusedsplit.backends import op_in_xla
-from fusedsplit.backends.base import CallContext
+from fusedsplit.backends.base import Backend, CallContext
 from fusedsplit.backends.tf import execute, in_xla
 from fusedsplit.native import library
 from fusedsplit.plan import Plan
@@ -100,12 +100,14 @@ class Op:
     def not_supported_reasons(self, plan: Plan | None, context: CallContext) -> list[str]:
         del plan  # every step of a plan is built
         reasons = []
-        if problem() is not None:
-            reasons.append(problem())
+        broken = problem()
+        if broken is not None:
+            reasons.append(broken)
         if context.dtype not in DTYPES:
             reasons.append(f"it is built for float32 and float64 only, not for {context.dtype}")
-        if context.in_xla and problem() is None and xla_problem() is not None:
-            reasons.append(xla_problem())
+        in_xla_problem = xla_problem() if context.in_xla and broken is None else None
+        if in_xla_problem is not None:
+            reasons.append(in_xla_problem)
         if context.in_xla and context.in_branch:
             reasons.append(
                 "in a conditional XLA gives what a branch keeps for gradients a size that no foreign call takes"
@@ -125,7 +127,7 @@ class Op:
         return call.infer(inputs, params, points)
 
 
-OP = Op()
+OP: Backend = Op()
 
 
 def pack_plan(code: Sequence[int]) -> bytes:
@@ -294,8 +296,9 @@ def _save_in_forward(op: Any, plan: Plan) -> None:
     if node is None or not isinstance(node.graph, func_graph.FuncGraph):
         return
     if node.type == op_in_xla.NODE and _is_in_xla(op):
-        dtype = op.outputs[0].dtype.name
-        op_in_xla.save(node, plan, _loaded().library.saved_bytes(plan.encode(), dtype))
+        loaded = _loaded().library
+        assert loaded is not None  # or there would be no such node
+        op_in_xla.save(node, plan, loaded.saved_bytes(plan.encode(), op.outputs[0].dtype.name))
     elif node.type == FORWARD and not node.get_attr("save"):
         node._set_attr("save", attr_value_pb2.AttrValue(b=True))
 

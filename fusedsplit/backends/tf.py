@@ -132,15 +132,17 @@ class _Execution:
             x = tf.where(live, x, tf.zeros([], x.dtype))
         return x
 
-    def batched(self, steps: Sequence[Dense]) -> None:
+    def batched(self, group: Sequence[Step]) -> None:
         """Equal branches side by side as one batched product, (group, rows, in) @ (group, in, units)."""
+        steps = [step for step in group if isinstance(step, Dense)]  # all of them, as `_continues` has it
         first, last = steps[0], steps[-1]
         n, width = len(steps), first.src.width
         x = self.read(Range(first.src.value, first.src.start, last.src.stop))
         x = tf.transpose(tf.reshape(x, [-1, n, width]), [1, 0, 2])
         y = tf.linalg.matmul(x, tf.stack([self.params[s.kernel] for s in steps]))
-        if first.bias is not None:
-            y += tf.stack([self.params[s.bias] for s in steps])[:, None, :]
+        biases = [self.params[s.bias] for s in steps if s.bias is not None]
+        if biases:
+            y += tf.stack(biases)[:, None, :]
         y = activate(first.activation, y)
         y = tf.reshape(tf.transpose(y, [1, 0, 2]), [-1, n * first.dst.width])
         self.write(Range(first.dst.value, first.dst.start, last.dst.stop), y)

@@ -35,7 +35,8 @@ def build_info() -> dict[str, Any]:
     """What the install recorded: compiler, flags, ISA units, version; or "reason", why nothing was built."""
     path = PACKAGE / "_build_info.json"
     try:
-        return json.loads(path.read_text())
+        info: dict[str, Any] = json.loads(path.read_text())
+        return info
     except (OSError, ValueError) as error:
         return {"built": False, "reason": f"the record of the native build cannot be read: {error}"}
 
@@ -47,7 +48,7 @@ def op_path() -> Path:
 def file_problem(path: Path) -> str | None:
     """Why a library must not be loaded, found without loading it: a truncated one would end the process."""
     if not path.exists():
-        return build_info().get("reason", f"{path.name} is missing: install fusedsplit again")
+        return str(build_info().get("reason", f"{path.name} is missing: install fusedsplit again"))
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -131,7 +132,8 @@ class OpLibrary:
         """Version, plan version, active ISA, number of threads, and `xla`: why XLA cannot call the op, or ""."""
         text = ctypes.create_string_buffer(1024)
         self._info(text, len(text))
-        return json.loads(text.value)
+        info: dict[str, Any] = json.loads(text.value)
+        return info
 
     def set_threads(self, threads: int) -> None:
         """The most threads that a call of the op may use, its caller included."""
@@ -139,7 +141,7 @@ class OpLibrary:
 
     def saved_bytes(self, code: Sequence[int], dtype: str) -> int:
         """Bytes for each row that the forward op saves for backward, given an encoded plan."""
-        size = self._saved_bytes((ctypes.c_int64 * len(code))(*code), len(code), dtype == "float64")
+        size: int = self._saved_bytes((ctypes.c_int64 * len(code))(*code), len(code), dtype == "float64")
         if size < 0:
             raise NativeError(f"expected the code of a plan. Received: {len(code)} integers that are none")
         return size
