@@ -37,8 +37,8 @@ class Operands(NamedTuple):
 Run = Callable[["Plan", Sequence[Any], Sequence[Any], Sequence[Any]], list[Any]]
 
 
-class Executable(Protocol):
-    """What runs on given operands, by a backend or without a plan."""
+class OnOperands(Protocol):
+    """What runs on operands that are given, by a backend or without a plan."""
 
     def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
         """The outputs, and behind them the logits if wanted, by a backend's `run`."""
@@ -49,7 +49,7 @@ class Executable(Protocol):
         ...
 
 
-class Computation(Executable, Protocol):
+class Computation(Protocol):
     """What a layer, or a region of a model, hands to dispatch: row-wise work as a plan, and the same thing unfused."""
 
     @property
@@ -84,6 +84,10 @@ class Computation(Executable, Protocol):
 
     def operands(self, inputs: Sequence[Any]) -> Operands:
         """Everything that a call on `inputs` is computed from, read now; masks are drawn anew."""
+        ...
+
+    def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
+        """The outputs, and behind them the logits if wanted, by a backend's `run`."""
         ...
 
     def call_unfused(self, inputs: Sequence[Any]) -> list[Any]:

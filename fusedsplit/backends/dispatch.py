@@ -21,7 +21,7 @@ from tensorflow.python.framework import ops as tf_ops
 from tensorflow.python.saved_model import save_context
 
 from fusedsplit import config
-from fusedsplit.backends.base import Absent, Backend, CallContext, Computation, Executable, Operands
+from fusedsplit.backends.base import Absent, Backend, CallContext, Computation, OnOperands, Operands
 from fusedsplit.backends.tf import TF, in_branch, in_xla
 from fusedsplit.backends.xla import XLA
 from fusedsplit.plan import Plan
@@ -198,7 +198,7 @@ def call(computation: Computation, inputs: Sequence[Any], requested: str) -> lis
     if choice.name == "reference":
         return computation.call_unfused(inputs)
     operands = computation.operands([_as_dtype(x, computation.dtype) for x in inputs])
-    return _given_out(computation, run(computation, operands, choice.name, logits=True))
+    return _given_out(computation, computation.execute(BACKENDS[choice.name].run, operands, logits=True))
 
 
 def call_eagerly(computation: Computation, x: Any, requested: str) -> list[Any] | None:
@@ -244,11 +244,11 @@ def _given_out(computation: Computation, outputs: list[Any]) -> list[Any]:
     return outputs[:count]
 
 
-def run(computation: Executable, operands: Operands, backend: str, logits: bool = False) -> list[Any]:
-    """The outputs by a backend that can run here, and behind them the logits if wanted (the reference has none)."""
+def run(computation: OnOperands, operands: Operands, backend: str) -> list[Any]:
+    """The outputs by a backend that can run here, or without a plan."""
     if backend == "reference":
         return computation.unfused(operands)
-    return computation.execute(BACKENDS[backend].run, operands, logits)
+    return computation.execute(BACKENDS[backend].run, operands)
 
 
 def _input_reasons(tensors: Sequence[Any], dtype: str) -> list[str]:

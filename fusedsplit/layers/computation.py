@@ -129,9 +129,6 @@ class UnfusedComputation:
     def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
         self._has_no("plan")
 
-    def unfused(self, operands: Operands) -> list[Any]:
-        self._has_no("operands of a plan")
-
     def _has_no(self, what: str) -> NoReturn:
         raise ValueError(f"{self.name!r} has no {what}: " + "; ".join(self._reasons))
 
