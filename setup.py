@@ -47,6 +47,8 @@ FLAGS = [
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
+    # Else where a function begins depends on the order of linking: gradients of one row took 12.2 or 16.4 us by it.
+    "-falign-functions=64",
     "-Wall",
     "-Wextra",
 ]
