@@ -19,7 +19,7 @@ ORDER = (
     {"plan.plan"},
     {"plan.builder"},
     {"plan"},
-    {"native.library", "tools.tables", "backends.base", "backends.activations"},
+    {"native.library", "tools.tables", "backends.base", "backends.activations", "backends._tf_private"},
     {"backends.op_in_xla", "backends.tf"},
     {"backends.op", "backends.xla"},
     {"backends.dispatch"},
