@@ -19,7 +19,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from fusedsplit import config
 from fusedsplit.backends import _tf_private, op_in_xla
 from fusedsplit.backends._tf_private import (
     FallbackException,
@@ -51,9 +50,8 @@ class _Loaded:
         self.wrappers: Any = None
         self.library: library.OpLibrary | None = None
         self.reason: str | None = None
-        config.max_isa(), config.num_threads()  # the library ignores what it does not understand: say so here
         path = library.op_path()
-        self.reason = library.file_problem(path)
+        self.reason = library.settings_problem() or library.file_problem(path)
         if self.reason is not None:
             return
         try:
