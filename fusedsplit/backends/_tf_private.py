@@ -16,6 +16,7 @@ import tensorflow as tf
 EAGER = "the op in eager mode"
 GRAPH = "the op in graphs"
 IN_XLA = "the op inside XLA"
+LAMBDAS = "reading a Lambda"
 
 
 class Name(NamedTuple):
@@ -62,7 +63,7 @@ EagerTensor = _find(
 )
 
 # Running an op in eager mode without the Python that TensorFlow generates for it, and its errors.
-context = _find("tensorflow.python.eager.context", "context", EAGER)
+context = _find("tensorflow.python.eager.context", "context", EAGER, LAMBDAS)
 fast_path_execute = _find("tensorflow.python.pywrap_tfe", "TFE_Py_FastPathExecute", EAGER)
 raise_from_not_ok_status = _find("tensorflow.python.framework.ops", "raise_from_not_ok_status", EAGER)
 FallbackException = _find(
@@ -81,10 +82,14 @@ pack_jvps = _find("tensorflow.python.pywrap_tfe", "TFE_Py_PackJVPs", EAGER)
 must_record_gradient = _find("tensorflow.python.eager.execute", "must_record_gradient", IN_XLA)
 record_gradient = _find("tensorflow.python.eager.execute", "record_gradient", IN_XLA)
 
-# Changing a node of a graph that is being traced.
+# Computing a node of a graph at once.
+quick_execute = _find("tensorflow.python.eager.execute", "quick_execute", LAMBDAS)
+
+# A function's graph, and changing a node of one that is being traced.
 FuncGraph = _find(
     "tensorflow.python.framework.func_graph",
     "FuncGraph",
+    LAMBDAS,
     "in graphs, what the op's forward saves for its backward, which computes it again",
     instead=(),
 )

@@ -78,10 +78,17 @@ def findings(backends: list[str], second: bool) -> dict[str, str]:
                 found[f"{backend}: {form}"] = ""
             except Exception as error:
                 found[f"{backend}: {form}"] = f"{type(error).__name__}: {error}"
+    close(fs.fuse(with_lambda := lambda_model())(x), with_lambda(x))
     found["info"] = str(fs.info())
     found["explain"] = str(fs.explain(layer))
     found["saved"] = "holds the op" if b"FusedsplitForward" in saved(layer) else ""
     return found
+
+
+def lambda_model() -> keras.Model:
+    x = keras.Input((10,))
+    a, b = keras.layers.Lambda(lambda t: tf.split(t * 2.0, 2, axis=-1))(keras.layers.Dense(8)(x))
+    return keras.Model(x, keras.layers.Concatenate()([keras.layers.Dense(4)(a), keras.layers.Dense(6)(b)]))
 
 
 def saved(layer) -> bytes:

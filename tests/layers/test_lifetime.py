@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 import weakref
 
 import keras
@@ -88,17 +87,46 @@ def use_everywhere(layer, x) -> None:
             fs.split_dense(x, layer.params, layer.spec)
 
 
-@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
-def test_a_layer_and_what_it_holds_die(make):
+def used_and_left(make) -> dict[str, weakref.ref]:
+    """References to everything about a layer that only this frame held (a frame's variables may outlive a `del`)."""
     token = Token()
     layer = make(token)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        use_everywhere(layer, tf.ones([4, 10]))
-    alive = {"token": weakref.ref(token), "layer": weakref.ref(layer)}
-    alive |= {f"sub-layer {part.name}": weakref.ref(part) for part in layer.sublayers}
-    alive |= {f"variable {v.path}": weakref.ref(v) for v in layer.variables}
-    del token, layer
+    use_everywhere(layer, tf.ones([4, 10]))
+    left = {"token": token, "layer": layer}
+    left |= {f"sub-layer {part.name}": part for part in layer.sublayers}
+    left |= {f"variable {variable.path}": variable for variable in layer.variables}
+    return {name: weakref.ref(thing) for name, thing in left.items()}
+
+
+def alive(references: dict[str, weakref.ref]) -> list[str]:
     keras.backend.clear_session()
     gc.collect()
-    assert [name for name, ref in alive.items() if ref() is not None] == []
+    return [name for name, reference in references.items() if reference() is not None]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_a_layer_and_what_it_holds_die(make):
+    assert alive(used_and_left(make)) == []
+
+
+def fused_and_left() -> dict[str, weakref.ref]:
+    """The same of a fused model, in which one Lambda is understood and another is not."""
+    token = Token()
+    x = keras.Input((10,))
+    parts = keras.layers.Lambda(closure(token, lambda t: tf.split(t, 2, axis=-1)))(Dense(8)(x))
+    y = keras.layers.Concatenate()([Dense(4, activation="relu")(part) for part in parts])
+    y = keras.layers.Lambda(closure(token, lambda t: t + tf.random.uniform([8])), output_shape=(8,))(y)
+    plain = keras.Model(x, Dense(1)(y))
+    fused = fs.fuse(plain)
+    for made in (lambda f: f, tf.function, lambda f: tf.function(f, jit_compile=True)):
+        made(lambda x: gradients(fused, x))(tf.ones([4, 10]))
+    fused.compile("sgd", "mse")
+    fused.fit(np.ones((4, 10)), np.ones((4, 1)), verbose=0)
+    assert fused.regions
+    return {name: weakref.ref(thing) for name, thing in {"token": token, "plain": plain, "fused": fused}.items()}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fused_model_and_its_lambdas_die():
+    assert alive(fused_and_left()) == []
