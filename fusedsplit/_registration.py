@@ -18,6 +18,7 @@ import types
 import warnings
 from collections.abc import Sequence
 from typing import Any
+from typing import Any
 
 # The modules whose import registers a class.
 _CLASSES = ("layers.split_dense", "layers.merge_dense", "layers.dynamic_split_dense", "models.fused_model")
@@ -60,7 +61,7 @@ def _warn() -> None:
 
 def backend_problem() -> str | None:
     """Why the Keras in this process, if any, cannot run the layers."""
-    config = getattr(sys.modules.get("keras"), "config", None)
+    config: Any = getattr(sys.modules.get("keras"), "config", None)
     backend = config.backend() if hasattr(config, "backend") else "tensorflow"  # else Keras 2, or none
     if backend == "tensorflow":
         return None
