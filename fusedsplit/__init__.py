@@ -53,12 +53,17 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "info": ("tools.info", "info"),
 }
 
+# What is of use without the TensorFlow backend of Keras.
+_ANYWHERE = {"SplitSpec", "merges", "info"}
+
 __all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ANYWHERE:
+        _registration.require_tensorflow()
     module, attribute = _PUBLIC[name]
     value = importlib.import_module(f"{__name__}.{module}")
     if attribute is not None:

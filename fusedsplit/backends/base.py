@@ -119,11 +119,12 @@ class Backend(Protocol):
 class Absent:
     """Stands for a backend whose files were removed from the package."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, why: str):
         self.name = name
+        self.why = why
 
     def not_supported_reasons(self, plan: Plan | None, context: CallContext) -> list[str]:
-        return [f"this installation was made without backends/{self.name}.py"]
+        return [f"this installation was made without backends/{self.name}.py, or what it needs: {self.why}"]
 
     def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
         raise NotImplementedError(self.not_supported_reasons(plan, CallContext("float32"))[0])

@@ -16,22 +16,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.eager import context as eager_context
-from tensorflow.python.framework import ops as tf_ops
-from tensorflow.python.saved_model import save_context
 
 from fusedsplit import config
+from fusedsplit.backends._tf_private import EagerTensor, in_save_context
 from fusedsplit.backends.base import Absent, Backend, CallContext, Computation, OnOperands, Operands
 from fusedsplit.backends.tf import TF, in_branch, in_xla
 from fusedsplit.backends.xla import XLA
 from fusedsplit.plan import Plan
 
-_executing_eagerly = eager_context.executing_eagerly
-_EagerTensor = tf_ops.EagerTensor  # a constant made here would start the eager runtime at import
 try:
     from fusedsplit.backends.op import OP
-except ModuleNotFoundError:  # removed together with csrc/: everything else works
-    OP = Absent("op")
+except ModuleNotFoundError as error:  # removed together with csrc/: everything else works
+    OP = Absent("op", str(error))
 BACKENDS: dict[str, Backend] = {"op": OP, "xla": XLA, "tf": TF}
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fusedsplit_backend", default=None)
@@ -82,7 +78,7 @@ def current_context(dtype: str) -> CallContext:
     if tf.executing_eagerly():
         return _eager_context(dtype)
     inside = in_xla()
-    return CallContext(dtype, False, inside, save_context.in_save_context(), in_branch=inside and in_branch())
+    return CallContext(dtype, False, inside, in_save_context(), in_branch=inside and in_branch())
 
 
 _eager_context = functools.lru_cache(CallContext)
@@ -218,7 +214,7 @@ def call_eagerly(computation: Computation, x: Any, requested: str) -> list[Any] 
 
 def is_eager_tensor(x: Any) -> bool:
     """Whether x is a tensor with a value, and what is called on it runs at once."""
-    return type(x) is _EagerTensor and _executing_eagerly()
+    return type(x) is EagerTensor and tf.executing_eagerly()
 
 
 def runs_op_eagerly(requested: str, plan: Plan, dtype: tf.DType) -> bool:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops as tf_ops
-from tensorflow.python.ops import control_flow_util
-from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
 
+from fusedsplit.backends._tf_private import CondBranchFuncGraph, graph_is_in_xla
 from fusedsplit.backends.activations import activate
 from fusedsplit.backends.base import CallContext
 from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Mix, Plan, Range, Row, Step, sources
@@ -216,12 +214,12 @@ def in_xla() -> bool:
     """Whether what is traced now will be compiled by XLA."""
     if tf.executing_eagerly():
         return False
-    return control_flow_util.GraphOrParentsInXlaContext(tf_ops.get_default_graph())
+    return graph_is_in_xla(tf.compat.v1.get_default_graph())
 
 
 def in_branch() -> bool:
     """Whether what is traced now is a branch of a conditional, or is called from one."""
-    graph = tf_ops.get_default_graph()
+    graph = tf.compat.v1.get_default_graph()
     while graph is not None:
         if isinstance(graph, CondBranchFuncGraph):
             return True

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fusedsplit import config
 from fusedsplit.plan import PLAN_VERSION
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -39,6 +40,15 @@ def build_info() -> dict[str, Any]:
         return info
     except (OSError, ValueError) as error:
         return {"built": False, "reason": f"the record of the native build cannot be read: {error}"}
+
+
+def settings_problem() -> str | None:
+    """Why neither library may run: a setting that they would not understand, and so ignore."""
+    try:
+        config.max_isa(), config.num_threads()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def op_path() -> Path:
@@ -75,10 +85,11 @@ def core() -> ModuleType:
     """The pybind11 module `fusedsplit._core`.
 
     Raises:
-        NativeError: with the reason, if it is missing, damaged, for another machine or another plan version.
+        NativeError: with the reason, if it is missing, damaged, for another machine or another plan version, or would
+            not understand a setting.
     """
     candidates = sorted(PACKAGE.glob("_core.*.so"))
-    problem = file_problem(candidates[0] if candidates else PACKAGE / "_core.so")
+    problem = settings_problem() or file_problem(candidates[0] if candidates else PACKAGE / "_core.so")
     if problem is not None:
         raise NativeError(problem)
     try:
