@@ -76,7 +76,9 @@ class Lowering:
         """What a node gives (a list, if several)."""
         if node.value is not None:
             return node.value
-        if operands and all(map(is_constant, operands)) and not node.op.startswith("Stateless"):
+        if node.own_gradient:
+            raise NotRowWise("has a gradient of its own")
+        if operands and all(map(is_constant, operands)) and node.is_pure:
             return list(evaluate(node, operands))  # type: ignore[arg-type]
         if node.op in MOVES:
             return self.move(node, operands)
