@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Mapping
 from typing import Any, Union
 
 import keras
 
-from fusedsplit.models.graph import Call, Tensor
+from fusedsplit.models.graph import Call
 from fusedsplit.models.rows import NotRowWise, RowProgram, View
-from fusedsplit.models.tf_trace import Traced, trace
+from fusedsplit.models.tf_trace import Traced, trace, trace_once
 
 # Tracing takes milliseconds, and a call is lowered several times; it lives as long as the graph that was read. Of what
 # cannot be traced only the reason is kept: an exception holds every frame that it went through, and so the call itself.
@@ -36,29 +37,39 @@ def lower_call(call: Call, program: RowProgram, args: tuple[Any, ...], kwargs: M
     Raises:
         NotRowWise: with TensorFlow's operation that is not row-wise, or not understood.
     """
-    training = program.training if call.is_layer else None
+    if _reads_training(call):
+        kwargs = {**kwargs, "training": program.training}
+    key = kwargs.get("training")
     known = _traced.setdefault(call, {})
-    if training not in known:
+    if key not in known:
         try:
-            known[training] = _trace(call, args, dict(kwargs) if training is None else {**kwargs, "training": training})
+            known[key] = _trace(call, args, kwargs)
         except NotRowWise as reason:
-            known[training] = str(reason)
-    traced = known[training]
+            known[key] = str(reason)
+    traced = known[key]
     if isinstance(traced, str):
         raise NotRowWise(traced)
-    views = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, View)]
+    views = [leaf for leaf in keras.tree.flatten((args, dict(kwargs))) if isinstance(leaf, View)]
     return traced.lower(program, views)
 
 
-def _trace(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+def _reads_training(call: Call) -> bool:
+    """Whether it is a Lambda whose function takes `training`."""
+    try:
+        return call.is_layer and "training" in inspect.signature(call.operation.function).parameters
+    except (TypeError, ValueError):  # something built in
+        return False
+
+
+def _trace(call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
     tensors = iter(call.inputs)
 
     def symbolic(leaf: Any) -> Any:
-        return _symbolic(next(tensors)) if isinstance(leaf, View) else leaf
+        if not isinstance(leaf, View):
+            return leaf
+        tensor = next(tensors)
+        return keras.KerasTensor(tensor.shape, tensor.dtype)
 
-    args, kwargs = keras.tree.map_structure(symbolic, (args, kwargs))
-    return trace(call.operation.call, *args, **kwargs)
-
-
-def _symbolic(tensor: Tensor) -> keras.KerasTensor:
-    return keras.KerasTensor(tensor.shape, tensor.dtype)
+    args, kwargs = keras.tree.map_structure(symbolic, (args, dict(kwargs)))
+    by_keras = type(call.operation).__module__.startswith("keras.") and not call.is_layer
+    return (trace_once if by_keras else trace)(call.operation.call, *args, **kwargs)

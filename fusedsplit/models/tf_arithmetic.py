@@ -74,7 +74,7 @@ def _binary(run: Lowering, node: Node, x: Value, y: Value) -> Value:
     if isinstance(x, View):
         return _with_numbers(run.program, node.op, x, run.numbers(y, rank))
     if isinstance(y, View):
-        return _with_numbers(run.program, f"{node.op} from the left", y, run.numbers(x, rank))
+        return _with_numbers(run.program, node.op, y, run.numbers(x, rank), from_left=True)
     return run.repeated(node, x, y)
 
 
@@ -88,26 +88,28 @@ def _of_views(program: RowProgram, op: str, x: View, y: View) -> View:
     return program.merge(merges[op], [x, y])
 
 
-def _with_numbers(program: RowProgram, op: str, x: View, numbers: np.ndarray) -> View:
-    op, _, from_left = op.partition(" ")
+def _with_numbers(program: RowProgram, op: str, x: View, numbers: np.ndarray, from_left: bool = False) -> View:
+    """`x op numbers`, or the other way round."""
     if op in ("AddV2", "Add", "BiasAdd"):
         return program.scale(x, None, numbers)
     if op == "Sub":
         return program.scale(x, -1.0, numbers) if from_left else program.scale(x, None, -numbers)
     if op == "Mul":
         return program.scale(x, numbers)
-    if op == "RealDiv" and not from_left:
+    if op == "RealDiv":
+        if from_left:
+            raise NotRowWise("by a computed value")
         with np.errstate(divide="ignore"):
             return program.scale(x, np.reciprocal(numbers))
     if op == "SquaredDifference":
         difference = program.scale(x, None, -numbers)
         return program.merge("mul", [difference, difference])
-    if op in ("Maximum", "Minimum") and not numbers.any():
-        sign = 1.0 if op == "Maximum" else -1.0
-        x = View(np.broadcast_to(x.columns, np.broadcast_shapes(x.shape, numbers.shape)))
-        positive = program.activate(x if sign == 1 else program.scale(x, sign), Activation("relu"))
-        return positive if sign == 1 else program.scale(positive, sign)
-    raise NotRowWise("by a computed value" if op == "RealDiv" else "with a constant that is not 0")
+    if numbers.any():
+        raise NotRowWise("with a constant that is not 0")
+    x = View(np.broadcast_to(x.columns, np.broadcast_shapes(x.shape, numbers.shape)))
+    if op == "Maximum":
+        return program.activate(x, Activation("relu"))
+    return program.scale(program.activate(program.scale(x, -1.0), Activation("relu")), -1.0)
 
 
 @rule("AddN")

@@ -64,7 +64,7 @@ class Lowering:
                 continue
             try:
                 result = self.node(node, [values[ref.node][ref.output] for ref in node.inputs])
-            except NotRowWise as error:
+            except (NotRowWise, ValueError, TypeError, IndexError) as error:  # NumPy's own for what nobody thought of
                 raise NotRowWise(f"TensorFlow's {node.op}: {error}") from error
             values.append(result if isinstance(result, list) else [result])
         results = [values[ref.node][ref.output] for ref in outputs]
@@ -76,7 +76,9 @@ class Lowering:
         """What a node gives (a list, if several)."""
         if node.value is not None:
             return node.value
-        if operands and all(map(is_constant, operands)) and not node.op.startswith("Stateless"):
+        if node.own_gradient:
+            raise NotRowWise("has a gradient of its own")
+        if operands and all(map(is_constant, operands)) and node.is_pure:
             return list(evaluate(node, operands))  # type: ignore[arg-type]
         if node.op in MOVES:
             return self.move(node, operands)
@@ -89,7 +91,8 @@ class Lowering:
         place, move = MOVES[node.op]
         moved, others = operands[place], [*operands[:place], *operands[place + 1 :]]
         if is_constant(moved) and node.op == "BroadcastTo":
-            moved = Repeated(self.numbers(moved, len(others[0]) - self.lead))  # type: ignore[arg-type]
+            rank = len(others[0]) - self.lead  # type: ignore[arg-type]
+            moved = Repeated(_of_rank(self.numbers(moved, rank), rank))
         if isinstance(moved, View):
             return _each(move(self.axes, node, moved.columns, *others), View)
         if isinstance(moved, Repeated):
@@ -142,6 +145,10 @@ class Lowering:
             raise NotRowWise("of rows and a constant")
         source = View(np.full(value.shape, beside.columns.flat[0]))
         return self.program.scale(source, 0.0, value.numbers)
+
+
+def _of_rank(array: np.ndarray, rank: int) -> np.ndarray:
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)
 
 
 def _each(result: Any, kind: Callable[[np.ndarray], Value]) -> Value | list[Value]:

@@ -32,6 +32,7 @@ class Node:
         attrs: its attributes, but for functions and those that begin with an underscore.
         dtypes: of its outputs.
         value: of a constant.
+        own_gradient: whether somebody gave it another gradient than that of what it computes.
     """
 
     op: str
@@ -39,12 +40,19 @@ class Node:
     attrs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dtypes: tuple[str, ...] = ()
     value: np.ndarray | None = None
+    own_gradient: bool = False
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether it may be computed from constants, once for all."""
+        return not self.own_gradient and not self.op.startswith("Stateless")
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for nodes that compute the same."""
         value = None if self.value is None else (self.value.shape, self.value.tobytes())
-        return self.op, self.inputs, tuple((k, str(v)) for k, v in sorted(self.attrs.items())), self.dtypes, value
+        attrs = tuple((name, str(attr)) for name, attr in sorted(self.attrs.items()))
+        return self.op, self.inputs, attrs, self.dtypes, value, self.own_gradient
 
 
 def read(graph: tf.Graph, inputs: Sequence[tf.Tensor], outputs: Sequence[tf.Tensor]) -> tuple[list[Node], list[Ref]]:
@@ -117,10 +125,10 @@ class _Reader:
         if operation.op_def.is_stateful:
             raise NotRowWise(f"TensorFlow's {operation.type}: {_why_not(operation.type)}")
         node = _node(operation, inputs)
-        if node.op in ("Identity", "IdentityN"):
+        if node.op in ("Identity", "IdentityN") and not node.own_gradient:
             return list(inputs)
         constants = [self.nodes[ref.node].value for ref in inputs]
-        if inputs and all(value is not None for value in constants) and not node.op.startswith("Stateless"):
+        if inputs and all(value is not None for value in constants) and node.is_pure:
             try:
                 return [self._constant(value) for value in evaluate(node, constants)]  # type: ignore[arg-type]
             except NotRowWise:
@@ -143,8 +151,7 @@ def _node(operation: tf.Operation, inputs: tuple[Ref, ...]) -> Node:
     if operation.type == "Const":
         return Node("Const", dtypes=dtypes, value=tf.make_ndarray(operation.get_attr("value")))
     own_gradient = "_gradient_op_type" in attrs and not _is_of_silu(operation)
-    op = "CustomGradient" if own_gradient else operation.type
-    return Node(op, inputs, {n: operation.get_attr(n) for n in names}, dtypes)
+    return Node(operation.type, inputs, {n: operation.get_attr(n) for n in names}, dtypes, own_gradient=own_gradient)
 
 
 def _is_of_silu(operation: tf.Operation) -> bool:

@@ -85,7 +85,7 @@ def _match(nodes: Sequence[Node], ref: Ref, pattern: Pattern, found: dict[str, A
         return None if number is None else _bind(found, "alpha", number.item())
     if isinstance(pattern, float):
         return found if number is not None and _is_close(number, pattern) else None
-    if node.op != pattern[0] or len(node.inputs) != len(pattern) - 1:
+    if node.op != pattern[0] or node.own_gradient or len(node.inputs) != len(pattern) - 1:
         return None
     orders = [node.inputs, node.inputs[::-1]] if node.op in _COMMUTATIVE else [node.inputs]
     for order in orders:

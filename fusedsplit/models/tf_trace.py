@@ -63,7 +63,7 @@ class Traced:
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Traced:
-    """The operations that `function(*args, **kwargs)` is.
+    """The operations that `function(*args, **kwargs)` is, if they are the same each time.
 
     Whatever the function reads from outside (a NumPy array, a loop variable) is taken as it is now.
 
@@ -77,6 +77,14 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Traced:
         NotRowWise: if it fails on symbolic rows, uses a variable or a tensor from outside, is random, has an effect, or
             differs when it is traced again; or if this TensorFlow lacks what tracing needs.
     """
+    first, second = (trace_once(function, *args, **kwargs) for _ in range(2))
+    if [node.key for node in first.nodes] != [node.key for node in second.nodes] or first.outputs != second.outputs:
+        raise NotRowWise("it is not repeatable (traced again, it gave other operations or constants)")
+    return first
+
+
+def trace_once(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Traced:
+    """`trace` for a function that is known to do the same each time."""
     lost = _tf_private.reasons(_tf_private.LAMBDAS)
     if lost:
         raise NotRowWise("; ".join(lost))
@@ -94,13 +102,10 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Traced:
         own_args, own_kwargs = keras.tree.pack_sequence_as((args, kwargs), given)
         return function(*own_args, **own_kwargs)
 
-    first, second = (_trace_once(call, specs) for _ in range(2))
-    if [node.key for node in first.nodes] != [node.key for node in second.nodes] or first.outputs != second.outputs:
-        raise NotRowWise("it is not repeatable (traced again, it gave other operations or constants)")
-    return first
+    return _traced(call, specs)
 
 
-def _trace_once(call: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Traced:
+def _traced(call: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Traced:
     graph = _tf_private.FuncGraph("lambda")
     with graph.as_default():
         inputs = [tf.compat.v1.placeholder(spec.dtype, spec.shape) for spec in specs]
