@@ -34,6 +34,7 @@ bench: native
 lint: venv
 	$(BIN)/ruff format --check $(PY_FILES)
 	$(BIN)/ruff check $(PY_FILES)
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CC_FILES)
 	FUSEDSPLIT_WERROR=1 $(BUILD) $(BIN)/python setup.py -q build_ext --build-lib build/lint
 
@@ -53,9 +54,9 @@ selftest: venv
 
 # The core's own checks under the sanitizers of addresses, undefined behaviour and threads.
 sanitize: venv
-	CXXFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
+	CXXFLAGS="-O1 -g -U_FORTIFY_SOURCE -fsanitize=address,undefined -fno-sanitize-recover=all" \
 	    $(BIN)/python setup.py -q build_program --name selftest --target build/programs/selftest-address
-	CXXFLAGS="-O1 -g -fsanitize=thread" \
+	CXXFLAGS="-O1 -g -U_FORTIFY_SOURCE -fsanitize=thread" \
 	    $(BIN)/python setup.py -q build_program --name selftest --target build/programs/selftest-thread
 	build/programs/selftest-address $(SELFTEST_ARGS)
 	build/programs/selftest-thread $(SELFTEST_ARGS)

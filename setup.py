@@ -47,9 +47,14 @@ FLAGS = [
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
+    # Else where a function begins depends on the order of linking: gradients of one row took 12.2 or 16.4 us by it.
+    "-falign-functions=64",
     "-Wall",
     "-Wextra",
 ]
+# On Linux: a wild write ends the process instead of steering it, and what the loader fills in is read-only after.
+HARDENING = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE={level}"]
+HARDENING_LINK = ["-Wl,-z,relro", "-Wl,-z,now"]
 # One unit for each instruction set, chosen from at run time; every other file is compiled for the oldest CPU.
 ISA_FLAGS = {
     "isa_avx2.cc": ["-mavx2", "-mfma"],
@@ -101,10 +106,11 @@ class Toolchain:
         self.command = self.find()
         self.version = run([*self.command, "--version"]).splitlines()[0]
         self.machine = run([*self.command, "-dumpmachine"]).strip()
-        self.flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        self.flags = [*FLAGS, *self.hardening(), *shlex.split(os.environ.get("CXXFLAGS", ""))]
         if switched_on("FUSEDSPLIT_WERROR"):
             self.flags.append("-Werror")
-        self.ldflags = shlex.split(os.environ.get("LDFLAGS", ""))
+        hardening = HARDENING_LINK if sys.platform == "linux" else []
+        self.ldflags = [*hardening, *shlex.split(os.environ.get("LDFLAGS", ""))]
 
     @staticmethod
     def find() -> list[str]:
@@ -117,6 +123,17 @@ class Toolchain:
             if shutil.which(name):
                 return [name]
         raise BuildError("no C++ compiler was found (looked for c++, g++ and clang++; set CXX to name one)")
+
+    def hardening(self) -> list[str]:
+        """HARDENING with the highest level of checked string functions that compiler and C library know."""
+        if sys.platform != "linux":
+            return []
+        for level in (3, 2):
+            flags = [flag.format(level=level) for flag in HARDENING]
+            probe = [*self.command, "-O2", *flags, "-Werror", "-x", "c++", "-fsyntax-only", "-"]
+            if subprocess.run(probe, input="#include <string.h>\n", text=True, capture_output=True).returncode == 0:
+                return flags
+        return []
 
     @property
     def x86(self) -> bool:

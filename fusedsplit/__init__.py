@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from fusedsplit import _registration
 
-if TYPE_CHECKING:  # what the lazy names are, for type checkers
-    from fusedsplit.backends.dispatch import FusedSplitWarning, use_backend
-    from fusedsplit.layers import merges
-    from fusedsplit.layers.dynamic import LearnedSplit
-    from fusedsplit.layers.dynamic_split_dense import DynamicSplitDense
-    from fusedsplit.layers.functional import split_dense
-    from fusedsplit.layers.merge_dense import MergeDense
-    from fusedsplit.layers.reference import model as reference
-    from fusedsplit.layers.spec import SplitSpec
-    from fusedsplit.layers.split_dense import SplitDense
-    from fusedsplit.models.fused_model import FusedModel, fuse, unfuse
-    from fusedsplit.tools.check import check
-    from fusedsplit.tools.explain import explain
-    from fusedsplit.tools.info import info
+if TYPE_CHECKING:  # what the lazy names are, for type checkers: `as` says that they are public
+    from fusedsplit.backends.dispatch import FusedSplitWarning as FusedSplitWarning
+    from fusedsplit.backends.dispatch import use_backend as use_backend
+    from fusedsplit.layers import merges as merges
+    from fusedsplit.layers.dynamic import LearnedSplit as LearnedSplit
+    from fusedsplit.layers.dynamic_split_dense import DynamicSplitDense as DynamicSplitDense
+    from fusedsplit.layers.functional import split_dense as split_dense
+    from fusedsplit.layers.merge_dense import MergeDense as MergeDense
+    from fusedsplit.layers.reference import model as _model
+    from fusedsplit.layers.spec import SplitSpec as SplitSpec
+    from fusedsplit.layers.split_dense import SplitDense as SplitDense
+    from fusedsplit.models.fused_model import FusedModel as FusedModel
+    from fusedsplit.models.fused_model import fuse as fuse
+    from fusedsplit.models.fused_model import unfuse as unfuse
+    from fusedsplit.tools.check import check as check
+    from fusedsplit.tools.explain import explain as explain
+    from fusedsplit.tools.info import info as info
+
+    reference = _model
 
 __version__ = "0.1.0"
 
@@ -48,12 +53,17 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "info": ("tools.info", "info"),
 }
 
+# What is of use without the TensorFlow backend of Keras.
+_ANYWHERE = {"SplitSpec", "merges", "info"}
+
 __all__ = [*_PUBLIC, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ANYWHERE:
+        _registration.require_tensorflow()
     module, attribute = _PUBLIC[name]
     value = importlib.import_module(f"{__name__}.{module}")
     if attribute is not None:

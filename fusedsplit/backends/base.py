@@ -37,6 +37,18 @@ class Operands(NamedTuple):
 Run = Callable[["Plan", Sequence[Any], Sequence[Any], Sequence[Any]], list[Any]]
 
 
+class OnOperands(Protocol):
+    """What runs on operands that are given, by a backend or without a plan."""
+
+    def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
+        """The outputs, and behind them the logits if wanted, by a backend's `run`."""
+        ...
+
+    def unfused(self, operands: Operands) -> list[Any]:
+        """The outputs without a plan, in the dtype of the operands."""
+        ...
+
+
 class Computation(Protocol):
     """What a layer, or a region of a model, hands to dispatch: row-wise work as a plan, and the same thing unfused."""
 
@@ -78,10 +90,6 @@ class Computation(Protocol):
         """The outputs, and behind them the logits if wanted, by a backend's `run`."""
         ...
 
-    def unfused(self, operands: Operands) -> list[Any]:
-        """The outputs without a plan, in the dtype of the operands."""
-        ...
-
     def call_unfused(self, inputs: Sequence[Any]) -> list[Any]:
         """The outputs of a call by the Keras layers themselves."""
         ...
@@ -111,11 +119,12 @@ class Backend(Protocol):
 class Absent:
     """Stands for a backend whose files were removed from the package."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, why: str):
         self.name = name
+        self.why = why
 
     def not_supported_reasons(self, plan: Plan | None, context: CallContext) -> list[str]:
-        return [f"this installation was made without backends/{self.name}.py"]
+        return [f"this installation was made without backends/{self.name}.py, or what it needs: {self.why}"]
 
     def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
         raise NotImplementedError(self.not_supported_reasons(plan, CallContext("float32"))[0])

@@ -16,22 +16,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.eager import context as eager_context
-from tensorflow.python.framework import ops as tf_ops
-from tensorflow.python.saved_model import save_context
 
 from fusedsplit import config
-from fusedsplit.backends.base import Absent, Backend, CallContext, Computation, Operands
+from fusedsplit.backends._tf_private import EagerTensor, in_save_context
+from fusedsplit.backends.base import Absent, Backend, CallContext, Computation, OnOperands, Operands
 from fusedsplit.backends.tf import TF, in_branch, in_xla
 from fusedsplit.backends.xla import XLA
 from fusedsplit.plan import Plan
 
-_executing_eagerly = eager_context.executing_eagerly
-_EagerTensor = tf_ops.EagerTensor  # a constant made here would start the eager runtime at import
 try:
     from fusedsplit.backends.op import OP
-except ModuleNotFoundError:  # removed together with csrc/: everything else works
-    OP = Absent("op")
+except ModuleNotFoundError as error:  # removed together with csrc/: everything else works
+    OP = Absent("op", str(error))
 BACKENDS: dict[str, Backend] = {"op": OP, "xla": XLA, "tf": TF}
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fusedsplit_backend", default=None)
@@ -82,7 +78,7 @@ def current_context(dtype: str) -> CallContext:
     if tf.executing_eagerly():
         return _eager_context(dtype)
     inside = in_xla()
-    return CallContext(dtype, False, inside, save_context.in_save_context(), in_branch=inside and in_branch())
+    return CallContext(dtype, False, inside, in_save_context(), in_branch=inside and in_branch())
 
 
 _eager_context = functools.lru_cache(CallContext)
@@ -198,7 +194,7 @@ def call(computation: Computation, inputs: Sequence[Any], requested: str) -> lis
     if choice.name == "reference":
         return computation.call_unfused(inputs)
     operands = computation.operands([_as_dtype(x, computation.dtype) for x in inputs])
-    return _given_out(computation, run(computation, operands, choice.name, logits=True))
+    return _given_out(computation, computation.execute(BACKENDS[choice.name].run, operands, logits=True))
 
 
 def call_eagerly(computation: Computation, x: Any, requested: str) -> list[Any] | None:
@@ -218,7 +214,7 @@ def call_eagerly(computation: Computation, x: Any, requested: str) -> list[Any] 
 
 def is_eager_tensor(x: Any) -> bool:
     """Whether x is a tensor with a value, and what is called on it runs at once."""
-    return type(x) is _EagerTensor and _executing_eagerly()
+    return type(x) is EagerTensor and tf.executing_eagerly()
 
 
 def runs_op_eagerly(requested: str, plan: Plan, dtype: tf.DType) -> bool:
@@ -244,11 +240,11 @@ def _given_out(computation: Computation, outputs: list[Any]) -> list[Any]:
     return outputs[:count]
 
 
-def run(computation: Computation, operands: Operands, backend: str, logits: bool = False) -> list[Any]:
-    """The outputs by a backend that can run here, and behind them the logits if wanted (the reference has none)."""
+def run(computation: OnOperands, operands: Operands, backend: str) -> list[Any]:
+    """The outputs by a backend that can run here, or without a plan."""
     if backend == "reference":
         return computation.unfused(operands)
-    return computation.execute(BACKENDS[backend].run, operands, logits)
+    return computation.execute(BACKENDS[backend].run, operands)
 
 
 def _input_reasons(tensors: Sequence[Any], dtype: str) -> list[str]:

@@ -18,16 +18,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2
-from tensorflow.python import pywrap_tfe
-from tensorflow.python.eager import context as eager_context
-from tensorflow.python.eager import core as eager_core
-from tensorflow.python.eager import record
-from tensorflow.python.framework import func_graph, ops
 
-from fusedsplit import config
-from fusedsplit.backends import op_in_xla
-from fusedsplit.backends.base import CallContext
+from fusedsplit.backends import _tf_private, op_in_xla
+from fusedsplit.backends._tf_private import (
+    FallbackException,
+    FuncGraph,
+    could_possibly_record,
+    fast_path_execute,
+    pack_jvps,
+    raise_from_not_ok_status,
+    record_operation,
+    set_attribute,
+    should_record_backprop,
+    stop_recording,
+)
+from fusedsplit.backends.base import Backend, CallContext
 from fusedsplit.backends.tf import execute, in_xla
 from fusedsplit.native import library
 from fusedsplit.plan import Plan
@@ -45,9 +50,8 @@ class _Loaded:
         self.wrappers: Any = None
         self.library: library.OpLibrary | None = None
         self.reason: str | None = None
-        config.max_isa(), config.num_threads()  # the library ignores what it does not understand: say so here
         path = library.op_path()
-        self.reason = library.file_problem(path)
+        self.reason = library.settings_problem() or library.file_problem(path)
         if self.reason is not None:
             return
         try:
@@ -76,9 +80,10 @@ def problem() -> str | None:
 @functools.cache
 def xla_problem() -> str | None:
     """Why a program that XLA compiles cannot call the op; None where it can."""
-    reason = library_info()["xla"] or (
-        op_in_xla.gen_xla_ops is None and "TensorFlow has no XlaCallModule where it had it"
-    )
+    lost = _tf_private.reasons(_tf_private.IN_XLA)
+    if lost:
+        return "; ".join(lost)
+    reason = library_info()["xla"]
     if reason:
         return f"XLA cannot compile a custom op, and {reason}"
     if tf.config.list_logical_devices("GPU"):
@@ -100,12 +105,16 @@ class Op:
     def not_supported_reasons(self, plan: Plan | None, context: CallContext) -> list[str]:
         del plan  # every step of a plan is built
         reasons = []
-        if problem() is not None:
-            reasons.append(problem())
+        broken = problem()
+        if broken is not None:
+            reasons.append(broken)
+        if not context.in_xla:  # else see `xla_problem`
+            reasons += _tf_private.reasons(_tf_private.EAGER if context.eager else _tf_private.GRAPH)
         if context.dtype not in DTYPES:
             reasons.append(f"it is built for float32 and float64 only, not for {context.dtype}")
-        if context.in_xla and problem() is None and xla_problem() is not None:
-            reasons.append(xla_problem())
+        in_xla_problem = xla_problem() if context.in_xla and broken is None else None
+        if in_xla_problem is not None:
+            reasons.append(in_xla_problem)
         if context.in_xla and context.in_branch:
             reasons.append(
                 "in a conditional XLA gives what a branch keeps for gradients a size that no foreign call takes"
@@ -116,16 +125,16 @@ class Op:
 
     def run(self, plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Sequence[Any] = ()) -> list[Any]:
         call = _call(plan)
-        if not eager_context.executing_eagerly():
+        if not tf.executing_eagerly():
             if in_xla():
                 return op_in_xla.forward(plan, inputs, params, points)[:-1]
             return call.in_graph(inputs, params, points)
-        if record.could_possibly_record():
+        if could_possibly_record():
             return call.recorded(inputs, params, points)
         return call.infer(inputs, params, points)
 
 
-OP = Op()
+OP: Backend = Op()
 
 
 def pack_plan(code: Sequence[int]) -> bytes:
@@ -192,20 +201,20 @@ class _Call:
         params = [tf.convert_to_tensor(p) for p in params]
         sources = [*inputs, *params]
         # A tangent may flow from any of them: which ones is known to the accumulators alone.
-        if pywrap_tfe.TFE_Py_PackJVPs(sources)[1]:
+        if pack_jvps(sources)[1]:
             wanted = [1] * len(sources)
         else:
-            wanted = [int(record.should_record_backprop((source,))) for source in sources]
+            wanted = [int(should_record_backprop((source,))) for source in sources]
         if not any(wanted):
             return self.infer(inputs, params, points)
-        with record.stop_recording():
+        with stop_recording():
             outputs, saved = self.eager(inputs, params, points, save=True)
 
         def backward(*output_grads):
             grads = _backward(self.code, inputs, params, points, outputs, saved, output_grads, wanted)
             return [grad if want else None for grad, want in zip(grads, wanted)]
 
-        record.record_operation(FORWARD, outputs, sources, backward)
+        record_operation(FORWARD, outputs, sources, backward)
         return outputs
 
 
@@ -221,21 +230,18 @@ def _call(plan: Plan) -> _Call:
     return call
 
 
-_execute = pywrap_tfe.TFE_Py_FastPathExecute
-
-
 def _fast_execute(op_name: str, lists: Sequence[Sequence[Any]], attributes: tuple[Any, ...]) -> Any:
-    context = eager_context.context()
+    context = _tf_private.context()
     try:
         try:
-            return _execute(context, op_name, None, *lists, *attributes)
-        except eager_core._FallbackException:
+            return fast_path_execute(context, op_name, None, *lists, *attributes)
+        except FallbackException:
             # TensorFlow up to 2.17 does not read variables (nor anything does arrays) in a list here.
             lists = [[tf.convert_to_tensor(x) for x in xs] for xs in lists]
-            return _execute(context, op_name, None, *lists, *attributes)
+            return fast_path_execute(context, op_name, None, *lists, *attributes)
     except Exception as error:
         if hasattr(error, "code") and hasattr(error, "message"):
-            ops.raise_from_not_ok_status(error, op_name)
+            raise_from_not_ok_status(error, op_name)
         raise
 
 
@@ -261,7 +267,7 @@ def _backward(code, inputs, params, points, outputs, saved, output_grads, wanted
         wanted=wanted,
     )
     grads = [*input_grads, *param_grads]
-    if not eager_context.executing_eagerly():
+    if not tf.executing_eagerly():
         for grad, source, want in zip(grads, [*inputs, *params], wanted):
             grad.set_shape(source.shape if want else [0])
     return grads
@@ -291,17 +297,18 @@ def _save_in_forward(op: Any, plan: Plan) -> None:
     """Makes the forward node save what backward reads. `op` may be a tape's stand-in, its tensors are not."""
     node = getattr(op.outputs[0], "op", None)
     # A plain graph may have run in a session already, which forbids changing nodes: backward recomputes.
-    if node is None or not isinstance(node.graph, func_graph.FuncGraph):
+    if node is None or not isinstance(node.graph, FuncGraph) or set_attribute is None:
         return
     if node.type == op_in_xla.NODE and _is_in_xla(op):
-        dtype = op.outputs[0].dtype.name
-        op_in_xla.save(node, plan, _loaded().library.saved_bytes(plan.encode(), dtype))
+        loaded = _loaded().library
+        assert loaded is not None  # or there would be no such node
+        op_in_xla.save(node, plan, loaded.saved_bytes(plan.encode(), op.outputs[0].dtype.name))
     elif node.type == FORWARD and not node.get_attr("save"):
-        node._set_attr("save", attr_value_pb2.AttrValue(b=True))
+        set_attribute(node, "save", tf.compat.v1.AttrValue(b=True))
 
 
-@ops.RegisterGradient(FORWARD)
-@ops.RegisterGradient(op_in_xla.FORWARD)
+@tf.RegisterGradient(FORWARD)
+@tf.RegisterGradient(op_in_xla.FORWARD)
 def _forward_gradient(op: Any, *grads: Any) -> list[Any]:
     plan = _plan_of(op)
     _save_in_forward(op, plan)
@@ -317,8 +324,8 @@ def _forward_gradient(op: Any, *grads: Any) -> list[Any]:
     return [grad if want else None for grad, want in zip(result, wanted)] + [None] * len(points)
 
 
-@ops.RegisterGradient(BACKWARD)
-@ops.RegisterGradient(op_in_xla.BACKWARD)
+@tf.RegisterGradient(BACKWARD)
+@tf.RegisterGradient(op_in_xla.BACKWARD)
 def _backward_gradient(op: Any, *grads: Any) -> list[Any]:
     """The gradient of a gradient, by TensorFlow's own rules on the pure-TensorFlow form of the plan.
 
@@ -331,7 +338,7 @@ def _backward_gradient(op: Any, *grads: Any) -> list[Any]:
     all_wanted = op_in_xla.attribute(op, "wanted") if _is_in_xla(op) else op.get_attr("wanted")
     wanted = [i for i, want in enumerate(all_wanted) if want and grads[i] is not None]
     weights = [tf.convert_to_tensor(grads[i]) for i in wanted]
-    if eager_context.executing_eagerly():
+    if tf.executing_eagerly():
         ranks = tuple(point.shape.rank for point in points)
         seconds = _second_order_function(plan, tuple(wanted), ranks)(inputs, params, points, output_grads, weights)
     else:

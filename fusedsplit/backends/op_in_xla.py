@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2
-from tensorflow.python.eager import execute, record
-from tensorflow.python.framework import ops
 
+from fusedsplit.backends._tf_private import (
+    must_record_gradient,
+    record_gradient,
+    set_attribute,
+    stop_recording,
+    xla_call_module,
+)
 from fusedsplit.plan import Plan
-
-try:
-    from tensorflow.compiler.tf2xla.ops import gen_xla_ops
-except ImportError:  # no public module: another TensorFlow may have moved it
-    gen_xla_ops = None
 
 # The type of the nodes, and the names under which their gradients are registered (see op.py).
 NODE = "XlaCallModule"
@@ -53,7 +52,7 @@ def forward(plan: Plan, inputs: Sequence[Any], params: Sequence[Any], points: Se
 def save(node: tf.Operation, plan: Plan, saved_bytes: int) -> None:
     """Makes a node of `forward` save what backward reads, `saved_bytes` for each row."""
     module = _forward_module(plan, tuple(_type(x) for x in node.inputs), saved_bytes)
-    node._set_attr("module", attr_value_pb2.AttrValue(s=module.encode()))
+    set_attribute(node, "module", tf.compat.v1.AttrValue(s=module.encode()))
 
 
 def backward(plan: Plan, arguments: Sequence[Any], wanted: Sequence[int]) -> list[tf.Tensor]:
@@ -85,17 +84,17 @@ def _attribute_text(numbers: Sequence[int]) -> str:
 
 def _call(name: str, module: str, arguments, shapes, dtypes, attributes: dict[str, str]) -> list[tf.Tensor]:
     """One node whose gradient is the one registered for `name`, both for tapes and for `tf.gradients`."""
-    graph = ops.get_default_graph()
-    with graph.gradient_override_map({NODE: name}), record.stop_recording():
-        results = gen_xla_ops.xla_call_module(
+    graph = tf.compat.v1.get_default_graph()
+    with graph.gradient_override_map({NODE: name}), stop_recording():
+        results = xla_call_module(
             args=arguments, version=_MODULE_VERSION, module=module, Sout=shapes, Tout=dtypes, platforms=["CPU"]
         )
     node = results[0].op
     for key, text in attributes.items():
-        node._set_attr(key, attr_value_pb2.AttrValue(s=text.encode()))
-    if execute.must_record_gradient():
+        set_attribute(node, key, tf.compat.v1.AttrValue(s=text.encode()))
+    if must_record_gradient():
         flat = tuple(part for item in attributes.items() for part in item)
-        execute.record_gradient(name, tuple(arguments), flat, results)
+        record_gradient(name, tuple(arguments), flat, results)
     return list(results)
 
 

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops as tf_ops
-from tensorflow.python.ops import control_flow_util
-from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
 
+from fusedsplit.backends._tf_private import CondBranchFuncGraph, graph_is_in_xla
 from fusedsplit.backends.activations import activate
 from fusedsplit.backends.base import CallContext
 from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Mix, Plan, Range, Row, Step, sources
@@ -132,15 +130,17 @@ class _Execution:
             x = tf.where(live, x, tf.zeros([], x.dtype))
         return x
 
-    def batched(self, steps: Sequence[Dense]) -> None:
+    def batched(self, group: Sequence[Step]) -> None:
         """Equal branches side by side as one batched product, (group, rows, in) @ (group, in, units)."""
+        steps = [step for step in group if isinstance(step, Dense)]  # all of them, as `_continues` has it
         first, last = steps[0], steps[-1]
         n, width = len(steps), first.src.width
         x = self.read(Range(first.src.value, first.src.start, last.src.stop))
         x = tf.transpose(tf.reshape(x, [-1, n, width]), [1, 0, 2])
         y = tf.linalg.matmul(x, tf.stack([self.params[s.kernel] for s in steps]))
-        if first.bias is not None:
-            y += tf.stack([self.params[s.bias] for s in steps])[:, None, :]
+        biases = [self.params[s.bias] for s in steps if s.bias is not None]
+        if biases:
+            y += tf.stack(biases)[:, None, :]
         y = activate(first.activation, y)
         y = tf.reshape(tf.transpose(y, [1, 0, 2]), [-1, n * first.dst.width])
         self.write(Range(first.dst.value, first.dst.start, last.dst.stop), y)
@@ -216,12 +216,12 @@ def in_xla() -> bool:
     """Whether what is traced now will be compiled by XLA."""
     if tf.executing_eagerly():
         return False
-    return control_flow_util.GraphOrParentsInXlaContext(tf_ops.get_default_graph())
+    return graph_is_in_xla(tf.compat.v1.get_default_graph())
 
 
 def in_branch() -> bool:
     """Whether what is traced now is a branch of a conditional, or is called from one."""
-    graph = tf_ops.get_default_graph()
+    graph = tf.compat.v1.get_default_graph()
     while graph is not None:
         if isinstance(graph, CondBranchFuncGraph):
             return True

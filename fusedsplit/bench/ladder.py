@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -81,9 +82,9 @@ class Contest:
     def calls(self, mode: str, x: Any, dy: tf.Tensor) -> dict[str, Callable[[], object]]:
         """One call for each provider, with its arguments bound."""
         if mode == "gradients":
-            return {n: (lambda f=f: f(x, dy)) for n, f in self.gradients.items()}
+            return {n: functools.partial(f, x, dy) for n, f in self.gradients.items()}
         functions = {"forward": self.forward, "eager": self.eager}[mode]
-        return {n: (lambda f=f: f(x)) for n, f in functions.items()}
+        return {n: functools.partial(f, x) for n, f in functions.items()}
 
     def batch(self, batch: int, modes: Iterable[str] = MODES) -> tuple[Any, tf.Tensor, dict[str, str]]:
         """Input, upstream gradient, and for each provider what disagrees with the exact result ("": nothing).

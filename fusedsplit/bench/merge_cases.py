@@ -92,7 +92,9 @@ def _elementwise(merge: str) -> MergeCase:
     return MergeCase(merge, 128, make, "four branches as in med, and a head")
 
 
-def _mixture(name: str, width: int, experts: Callable[[], list], head: Callable[[], list], why: str) -> MergeCase:
+def _mixture(
+    name: str, width: int, experts: Callable[[], list[Any]], head: Callable[[], list[Any]], why: str
+) -> MergeCase:
     def make(**options: Any) -> Any:
         branches = experts()
         gate = Dense(len(branches))
@@ -102,7 +104,7 @@ def _mixture(name: str, width: int, experts: Callable[[], list], head: Callable[
 
 
 def _merged(
-    name: str, inputs: int | tuple[int, ...], branches: Callable[[], list], why: str, head: int = 0, **fixed: Any
+    name: str, inputs: int | tuple[int, ...], branches: Callable[[], list[Any]], why: str, head: int = 0, **fixed: Any
 ) -> MergeCase:
     def make(**options: Any) -> Any:
         return fs.MergeDense(branches(), head=Dense(head) if head else None, **fixed, **options)
@@ -114,7 +116,7 @@ def _split(
     name: str,
     width: int,
     stem: Callable[[], Dense],
-    branches: Callable[[], list],
+    branches: Callable[[], list[Any]],
     why: str,
     head: int = 0,
     **fixed: Any,

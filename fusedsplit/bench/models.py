@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from fusedsplit.bench import architectures, harness
 from fusedsplit.bench.architectures import ARCHITECTURES
 from fusedsplit.bench.ladder import Cell
 from fusedsplit.bench.providers import MODEL, PLAIN
+from fusedsplit.models import operations
 
 MODES = ("forward", "gradients", "eager", "fit")
 BATCHES = (1, 32, 512)
@@ -28,7 +30,7 @@ _STEPS = 16
 
 
 def _register() -> None:
-    @fs.fuse.register(architectures.Scale)
+    @operations.register(architectures.Scale)
     def scale(layer: Any, program: Any, x: Any) -> Any:
         return program.scale_by(x, program.weight(layer, "weight"))
 
@@ -49,7 +51,7 @@ class ModelContest:
             model, jit = models[contestant.removesuffix("-xla")], contestant.endswith("-xla")
             self.forward[contestant] = self._function(model, jit)
             self.gradients[contestant] = self._gradients(model, jit)
-        self.eager = {n: (lambda x, m=m: m(x, training=False)) for n, m in models.items()}
+        self.eager = {n: functools.partial(m, training=False) for n, m in models.items()}
 
     def _spec(self) -> tf.TensorSpec:
         return tf.TensorSpec([None, *self.architecture.extra, self.model.inputs[0].shape[-1]], tf.float32)
@@ -87,11 +89,11 @@ class ModelContest:
 
     def _calls(self, mode: str, x: tf.Tensor, dys: Sequence[tf.Tensor]) -> dict[str, Callable[[], object]]:
         if mode == "gradients":
-            return {n: (lambda f=f: f(x, dys)) for n, f in self.gradients.items()}
+            return {n: functools.partial(f, x, dys) for n, f in self.gradients.items()}
         if mode == "fit":
             return {PLAIN: self._fit(self.model, x), MODEL: self._fit(self.fused, x)}
         functions = self.eager if mode == "eager" else self.forward
-        return {n: (lambda f=f: f(x)) for n, f in functions.items()}
+        return {n: functools.partial(f, x) for n, f in functions.items()}
 
     def _fit(self, model: Any, x: tf.Tensor) -> Callable[[], object]:
         """An epoch of sixteen steps; both contestants move the same weights, whose values cost nothing."""

@@ -45,13 +45,13 @@ def _activate(name: str, z: np.ndarray) -> np.ndarray:
     return np.tanh(z) if name == "tanh" else z
 
 
-def _derivative(name: str, z: np.ndarray) -> np.ndarray | float:
+def _derivative(name: str, z: np.ndarray) -> np.ndarray:
     if name == "relu":
         return z > 0
     if name == "sigmoid":
         y = _activate(name, z)
         return y * (1 - y)
-    return 1 - np.tanh(z) ** 2 if name == "tanh" else 1.0
+    return 1 - np.tanh(z) ** 2 if name == "tanh" else np.ones_like(z)
 
 
 class _Tape:
@@ -144,7 +144,7 @@ def relative_errors(truth: Truth, result: Result) -> np.ndarray:
         if np.shape(got) != want.shape:
             raise ValueError(f"result {i}: expected shape {want.shape}. Received: {np.shape(got)}")
         error = float(np.max(np.abs(np.asarray(got, "float64") - want), initial=0.0))
-        errors[i] = error / max(float(np.max(scale, initial=0.0)), np.finfo("float32").tiny)
+        errors[i] = error / max(float(np.max(scale, initial=0.0)), float(np.finfo("float32").tiny))
     return errors
 
 

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from fusedsplit.bench import conditions as conditions_module
@@ -129,33 +130,47 @@ def _training_panel(ax: Axes, outcomes: Sequence[Outcome]) -> None:
 
 
 def _ladder_panels(figure: Any, grid: Any, cells: Sequence[Cell], modes: Sequence[str]) -> list[Any]:
-    """A row for each mode, a column for each case; returns the legend's handles."""
+    """A row for each mode, a column for each case, and no panel where a case was not measured in a mode.
+
+    Returns the legend's handles.
+    """
     cases = list(dict.fromkeys(cell.case for cell in cells))
     names = provider_names(cells)
     handles: dict[str, Any] = {}
+    highest: dict[str, Axes] = {}
+    lowest: dict[str, Axes] = {}
     for row, mode in enumerate(modes):
         first = None
         for column, case in enumerate(cases):
-            ax = figure.add_subplot(grid[row, column], sharey=first)
             mine = sorted((c for c in cells if c.case == case and c.mode == mode), key=lambda c: c.batch)
-            if mine:
-                _panel(ax, mine, names)
-                _speedup_axis(ax.yaxis)
+            if not mine:
+                continue
+            ax = figure.add_subplot(grid[row, column], sharey=first)
+            _panel(ax, mine, names)
+            _speedup_axis(ax.yaxis)
             handles |= {line.get_label(): line for line in ax.lines}
             ax.spines[["top", "right"]].set_visible(False)
             ax.tick_params(labelsize=8, labelleft=first is None)
-            if row == 0:
-                ax.set_title(case, fontsize=10, fontweight="bold")
-            if row + 1 == len(modes):
-                ax.set_xlabel("batch", fontsize=9)
+            highest.setdefault(case, ax)
+            lowest[case] = ax
             if first is None:
                 first = ax
                 ax.set_ylabel(f"{_ROWS[mode]}\nspeed-up", fontsize=9)
+    for case in cases:
+        highest[case].set_title(case, fontsize=10, fontweight="bold")
+        lowest[case].set_xlabel("batch", fontsize=9)
     return list(handles.values())
 
 
 def save(results: Results, path: Path) -> None:
     """Writes the picture as a PNG file."""
+    figure = draw(results)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def draw(results: Results) -> Figure:
+    """The picture."""
     modes = [mode for mode in _ROWS if any(cell.mode == mode for cell in results.cells)]
     columns = max(1, len({cell.case for cell in results.cells}))
     heights = [2.5] * len(modes) + [2.4] * bool(results.training)
@@ -178,5 +193,4 @@ def save(results: Results, path: Path) -> None:
     figure.suptitle(title, fontsize=12.5, fontweight="bold", y=1 - 0.14 / size[1], va="top")
     line = conditions_module.title(results.conditions)
     figure.text(0.5, 1 - 0.48 / size[1], line, ha="center", va="top", fontsize=8.5, color="#444444")
-    figure.savefig(path)
-    plt.close(figure)
+    return figure

@@ -154,7 +154,8 @@ def ladder_table(cells: Sequence[Cell], mode: str, section: str = "cells") -> Ta
         table.add_column(f"best {chosen[0]}\nGFLOP/s", justify="right")
     for i, cell in enumerate(cells):
         times = [microseconds(cell.timings[n].median) if n in cell.timings else "-" for n in names]
-        row = [cell.case, str(cell.batch), *times, *(ratio_text(cell.speedup(n, baseline)) for n in ours)]
+        row: list[str | Text] = [cell.case, str(cell.batch), *times]
+        row += [ratio_text(cell.speedup(n, baseline)) for n in ours]
         if ours:
             row += [ratio_text(versus_best(cell, chosen)), _rate(cell, chosen)]
         table.add_row(*row, end_section=i + 1 == len(cells) or cells[i + 1].case != cell.case)

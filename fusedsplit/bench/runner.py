@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fusedsplit.bench import cases as cases_module
 from fusedsplit.bench import conditions, fused, ladder, merge_cases, models, plot, training
@@ -69,12 +69,12 @@ class _Display:
         self.progress = Progress(*columns, console=console, auto_refresh=False)
         self.plain = not console.is_terminal
 
-    def stage(self, name: str, total: int) -> int:
+    def stage(self, name: str, total: int) -> TaskID:
         if self.plain:
             self.progress.console.print(f"{name} …")
         return self.progress.add_task(name, total=total)
 
-    def step(self, task: int, what: str, advance: int = 1) -> None:
+    def step(self, task: TaskID, what: str, advance: int = 1) -> None:
         self.progress.update(task, description=what, advance=advance)
         self.progress.refresh()
 

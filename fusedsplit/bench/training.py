@@ -7,6 +7,7 @@ tracing and compiling happen, is trained and compared like the others, but not t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -276,7 +277,7 @@ def tasks(quick: bool) -> list[Task]:
     if quick:
         flights = flights._replace(x_train=flights.x_train[:65536], y_train=flights.y_train[:65536])
     result = [
-        Task(f"flights {width}", flights, 512, 1, lambda form, width=width: flights_model(width, form))
+        Task(f"flights {width}", flights, 512, 1, functools.partial(flights_model, width))
         for width in ((64,) if quick else (8, 256))
     ]
     passes = 10 if quick else 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import tensorflow as tf
@@ -25,7 +25,7 @@ class SpecComputation:
         self.spec = spec
         self.dtype = dtype
         self._stages = spec.stages()
-        self.logit_outputs = (0,) if spec.has_logits else ()
+        self.logit_outputs: tuple[int, ...] = (0,) if spec.has_logits else ()
 
     @property
     def is_one_plan(self) -> bool:
@@ -105,7 +105,7 @@ class LayerComputation(SpecComputation):
 class UnfusedComputation:
     """That of a layer whose sub-layers have no spec: only they themselves can compute it."""
 
-    logit_outputs = ()
+    logit_outputs: tuple[int, ...] = ()
     is_one_plan = False
 
     def __init__(self, layer: Any, reasons: Sequence[str], training: bool):
@@ -115,13 +115,22 @@ class UnfusedComputation:
 
     @property
     def spec(self) -> SplitSpec:
-        raise ValueError(f"{self.name!r} has no spec: " + "; ".join(self._reasons))
+        self._has_no("spec")
 
     def plan(self, logits: bool = False) -> Plan:
-        return lower(self.spec)
+        self._has_no("plan")
 
     def params(self) -> list[Any]:
-        raise ValueError(f"{self.name!r} has no params of a spec: " + "; ".join(self._reasons))
+        self._has_no("params of a spec")
+
+    def operands(self, inputs: Sequence[Any]) -> Operands:
+        self._has_no("operands of a plan")
+
+    def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
+        self._has_no("plan")
+
+    def _has_no(self, what: str) -> NoReturn:
+        raise ValueError(f"{self.name!r} has no {what}: " + "; ".join(self._reasons))
 
     @property
     def name(self) -> str:
@@ -134,7 +143,8 @@ class UnfusedComputation:
     def unfusable_reasons(self) -> list[str]:
         return [*self._reasons, *dynamic_reasons(self._layer.sublayers)]
 
-    call_unfused = LayerComputation.call_unfused
+    def call_unfused(self, inputs: Sequence[Any]) -> list[Any]:
+        return keras.tree.flatten(reference.call(self._layer, list(inputs), self._training))
 
 
 def ones_like_rows(x: Any, width: int) -> tf.Tensor:

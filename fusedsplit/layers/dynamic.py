@@ -9,6 +9,8 @@ import keras
 import tensorflow as tf
 from keras.layers import Dense
 
+from fusedsplit.layers.shapes import Shape
+
 
 def hard_points(points: Any, x: Any, units: int) -> tf.Tensor:
     """Points as int32, clamped to [0, units].
@@ -42,12 +44,10 @@ def hard_mask(points: tf.Tensor, x: Any, units: int) -> tf.Tensor:
 class CallableSplit:
     """A split point that a function computes from the inputs."""
 
-    soft = False
-
     def __init__(self, function: Callable[[Any], Any]):
         self.function = function
 
-    def build_for(self, units: int, input_shape: tuple, dtype: str) -> None:
+    def build_for(self, units: int, input_shape: Shape, dtype: str) -> None:
         """Learns how many columns there are, and checks what the function gives by tracing it."""
         self.units = units
         spec = tf.TensorSpec(input_shape, dtype)
@@ -83,12 +83,15 @@ class LearnedSplit(keras.layers.Layer):
         gate: a `Dense(1)`, which makes the point depend on the data; or None.
         **kwargs: of `keras.layers.Layer`.
 
+    Call arguments:
+        inputs: those of the `DynamicSplitDense` that the split belongs to, which calls it.
+        training: whether the mask is soft.
+        mask: none is taken or passed on.
+
     Raises:
         ValueError: if the temperature is not positive, the fraction is not between 0 and 1, or the gate is not a Dense
             with one unit.
     """
-
-    soft = True
 
     def __init__(self, temperature: float = 1.0, initial: float = 0.5, gate: Dense | None = None, **kwargs: Any):
         if not temperature > 0:
@@ -103,13 +106,13 @@ class LearnedSplit(keras.layers.Layer):
         self.gate = gate
         self.units = 0
 
-    def build_for(self, units: int, input_shape: tuple, dtype: str) -> None:
+    def build_for(self, units: int, input_shape: Shape, dtype: str) -> None:
         """Makes the point for that many columns."""
         self.units = units
         if not self.built:
             self.build(input_shape)
 
-    def build(self, input_shape: tuple) -> None:
+    def build(self, input_shape: Shape) -> None:
         if self.gate is not None:
             if not self.gate.built:
                 self.gate.build(input_shape)

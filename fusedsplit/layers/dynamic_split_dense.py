@@ -16,7 +16,7 @@ from fusedsplit.layers.serialization import serialize_function
 from fusedsplit.layers.shapes import Shape
 from fusedsplit.layers.spec import Branch, DenseSpec, Gain, SplitSpec
 from fusedsplit.layers.sublayers import SpecReader
-from fusedsplit.plan import Live
+from fusedsplit.plan import SIDES, Live, Side
 
 
 @keras.saving.register_keras_serializable(package="fusedsplit")
@@ -50,6 +50,11 @@ class DynamicSplitDense(FusedLayer):
         backend: see `SplitDense`.
         **kwargs: of `keras.layers.Layer`.
 
+    Call arguments:
+        inputs: see `SplitDense`; `split`, where it is a callable, is called on them too.
+        training: whether Dropout layers are active and a learned split is soft; see `SplitDense`.
+        mask: see `SplitDense`. The split does not see it: masked steps are split as all others are.
+
     Input shape:
         `(batch_size, ..., input_dim)`, rank 2 or more.
 
@@ -82,7 +87,7 @@ class DynamicSplitDense(FusedLayer):
 
     @property
     def _units(self) -> int:
-        return self.stem[-1].units
+        return int(self.stem[-1].units)
 
     def build(self, input_shape: Any) -> None:
         self.splitter.build_for(self._units, tuple(input_shape), self.compute_dtype)
@@ -93,7 +98,7 @@ class DynamicSplitDense(FusedLayer):
 
     def branch_sources(self, unfused: Any, sources: list[Any]) -> list[Any]:
         x, h = sources[0], unfused.stack(self.stem, sources[0])
-        if self.splitter.soft:
+        if isinstance(self.splitter, LearnedSplit):
             mask = self.splitter(x, training=unfused.training)
         else:
             mask = unfused.apply(lambda t: self.splitter.mask(t, unfused.training), x)
@@ -101,13 +106,13 @@ class DynamicSplitDense(FusedLayer):
 
     def block(self, reader: SpecReader, widths: Sequence[int]) -> SplitSpec:
         stem = reader.items(self.stem, widths[0])
-        sides = [self._side(reader, side, layers) for side, layers in zip(("leading", "trailing"), self.branches)]
+        sides = [self._side(reader, side, layers) for side, layers in zip(SIDES, self.branches)]
         block = self.finish_block(reader, widths, stem, sides)
         return dataclasses.replace(block, points=int(any(branch.live for branch in sides)))
 
-    def _side(self, reader: SpecReader, side: str, layers: list[Layer]) -> Branch:
+    def _side(self, reader: SpecReader, side: Side, layers: list[Layer]) -> Branch:
         """One branch: its first product skips the masked columns, where it has one and the mask is hard."""
-        if reader.training and self.splitter.soft:
+        if reader.training and isinstance(self.splitter, LearnedSplit):
             gated = self.splitter.gate is not None
             mask = reader.mask(("soft", side), self._units) if gated else Gain(reader.param(self, f"_soft_{side}"))
             return Branch(None, 0, self._units, (mask, *reader.items(layers, self._units)))
@@ -119,11 +124,12 @@ class DynamicSplitDense(FusedLayer):
     @property
     def _soft_leading(self) -> Any:
         """The soft mask of a point that is one for all rows: a param of the plan, through which its gradient flows."""
+        assert isinstance(self.splitter, LearnedSplit)
         return self.splitter.soft_mask(None)
 
     @property
     def _soft_trailing(self) -> Any:
-        return 1 - self.splitter.soft_mask(None)
+        return 1 - self._soft_leading
 
     def points(self, x: Any) -> Any:
         return self.splitter.points(x)
@@ -132,12 +138,12 @@ class DynamicSplitDense(FusedLayer):
         if not isinstance(source, tuple):
             return super().mask(source, width, x)
         kind, side = source
-        left = self.splitter.soft_mask(x) if kind == "soft" else self.splitter.mask(x, training=False)
+        left = self.splitter.mask(x, training=kind == "soft")
         left = left * ones_like_rows(x, width)
         return left if side == "leading" else 1 - left
 
     def get_config(self) -> dict[str, Any]:
-        if self.splitter.soft:
+        if isinstance(self.splitter, LearnedSplit):
             split = keras.saving.serialize_keras_object(self.splitter)
             split.pop("build_config", None)
         else:

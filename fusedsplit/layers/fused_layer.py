@@ -12,10 +12,10 @@ from keras.layers import Dense, Layer
 from fusedsplit.backends import dispatch
 from fusedsplit.layers import merges
 from fusedsplit.layers.computation import LayerComputation, UnfusedComputation, ones_like_rows
-from fusedsplit.layers.merges import NamedMerge
+from fusedsplit.layers.merges import MergeFunction, NamedMerge
 from fusedsplit.layers.serialization import deserialize, serialize, serialize_merge
-from fusedsplit.layers.shapes import Shape, build_stack, callable_width, checked_shape, stack_shape
-from fusedsplit.layers.spec import Branch, CallableMerge, SplitSpec
+from fusedsplit.layers.shapes import Shape, build_stack, callable_width, checked_shape, stack_shape, width
+from fusedsplit.layers.spec import Branch, CallableMerge, Item, SplitSpec
 from fusedsplit.layers.sublayers import BRANCH_LAYERS, SpecReader, as_stack, static_reasons
 
 
@@ -83,7 +83,7 @@ class FusedLayer(Layer):
         return [self._sublayers[i] for i in self._structure.head]
 
     @property
-    def merge_function(self) -> NamedMerge | Callable[[list[Any]], Any] | None:
+    def merge_function(self) -> NamedMerge | MergeFunction | None:
         """A merge of `fusedsplit.merges`, a callable on the list of branch outputs, or None."""
         return self._merge.content
 
@@ -145,17 +145,19 @@ class FusedLayer(Layer):
         raise NotImplementedError
 
     def finish_block(
-        self, reader: SpecReader, widths: Sequence[int], stem: tuple, branches: Sequence[Branch]
+        self, reader: SpecReader, widths: Sequence[int], stem: tuple[Item, ...], branches: Sequence[Branch]
     ) -> SplitSpec:
         """A spec from its stem and branches: what comes after them is the same for every layer."""
         how = self.merge_function
         part_widths = [branch.width for branch in branches]
         if how is None:
             return SplitSpec(tuple(widths), (), stem, tuple(branches), None, ())
-        if not isinstance(how, NamedMerge):
-            how = CallableMerge(how, self._callable_width(how, part_widths))
-        head = reader.items(self.head, how.output_width(part_widths, widths[0]))
-        return SplitSpec(tuple(widths), (), stem, tuple(branches), how, head)
+        if isinstance(how, NamedMerge):
+            merge: NamedMerge | CallableMerge = how
+        else:
+            merge = CallableMerge(how, self._callable_width(how, part_widths))
+        head = reader.items(self.head, merge.output_width(part_widths, widths[0]))
+        return SplitSpec(tuple(widths), (), stem, tuple(branches), merge, head)
 
     # Building.
 
@@ -167,13 +169,13 @@ class FusedLayer(Layer):
         shapes = self.as_shapes(input_shape)
         self.input_shapes = tuple(shapes)
         self._walk(shapes, build_stack)
-        widths = [shape[-1] for shape in shapes]
+        widths = [width(shape) for shape in shapes]
         reasons = [r for layer in self._sublayers for r in static_reasons(layer, self.compute_dtype)]
         for training in (False, True):
             self._computations[training] = self._make_computation(widths, reasons, training)
         self._plain = self._depends_on_one_tensor()
         self._width = widths[0]
-        specs = [keras.layers.InputSpec(min_ndim=2, axes={-1: width}) for width in widths]
+        specs = [keras.layers.InputSpec(min_ndim=2, axes={-1: w}) for w in widths]
         self.input_spec = specs if self.takes_list else specs[0]
 
     def _make_computation(
@@ -183,7 +185,7 @@ class FusedLayer(Layer):
             return UnfusedComputation(self, reasons, training)
         reader = SpecReader(len(widths), training)
         block = self.block(reader, widths)
-        inputs = (*widths, *(width for _, width in reader.masks))
+        inputs = (*widths, *(mask_width for _, mask_width in reader.masks))
         spec = dataclasses.replace(block, inputs=inputs, params=reader.shapes)
         return LayerComputation(self, spec, reader, training)
 
@@ -206,14 +208,14 @@ class FusedLayer(Layer):
         how = self.merge_function
         if how is None:
             return outs
-        widths = [out[-1] for out in outs]
+        widths = [width(out) for out in outs]
         if isinstance(how, NamedMerge):
-            width = how.output_width(widths, shapes[0][-1])
+            merged = how.output_width(widths, width(shapes[0]))
         else:
-            width = self._callable_width(how, widths)
-        return stack(self.head, (*outs[0][:-1], width))
+            merged = self._callable_width(how, widths)
+        return stack(self.head, (*outs[0][:-1], merged))
 
-    def _callable_width(self, merge: Callable, widths: Sequence[int]) -> int:
+    def _callable_width(self, merge: MergeFunction, widths: Sequence[int]) -> int:
         key = tuple(widths)
         if key not in self._merge_widths:
             self._merge_widths[key] = callable_width(merge, widths, self.compute_dtype)

@@ -35,6 +35,12 @@ class MergeDense(FusedLayer):
         backend: see `SplitDense`.
         **kwargs: of `keras.layers.Layer`. `dtype` is that of the first branch.
 
+    Call arguments:
+        inputs: a tensor for every branch; or a list with one tensor for each branch, or a dict of them, equal in all
+            but the last dimension.
+        training: see `SplitDense`.
+        mask: see `SplitDense`. Of several inputs, the mask of the first is passed on.
+
     Input shape:
         `(batch_size, ..., input_dim)`, or a list (or dict, in the order of its sorted keys, as Keras flattens it) of
         such shapes that differ in the last dimension only.

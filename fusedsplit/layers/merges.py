@@ -16,6 +16,9 @@ from typing import Any
 
 from fusedsplit.plan import Const, PlanBuilder, Range
 
+# What a callable `merge` is: a function of the list of branch outputs.
+MergeFunction = Callable[[list[Any]], Any]
+
 
 @dataclasses.dataclass(frozen=True)
 class NamedMerge(abc.ABC):
@@ -326,10 +329,12 @@ def highway() -> Highway:
 
 ELEMENTWISE = tuple(_ELEMENTWISE)
 NAMES = ("concat", *ELEMENTWISE)
-_CLASSES = {cls.__name__: cls for cls in (Concat, Elementwise, Weighted, Mixture, Dueling, Highway)}
+_CLASSES: dict[str, Callable[..., NamedMerge]] = {
+    cls.__name__: cls for cls in (Concat, Elementwise, Weighted, Mixture, Dueling, Highway)
+}
 
 
-def get(identifier: Any) -> NamedMerge | Callable[[list[Any]], Any] | None:
+def get(identifier: Any) -> NamedMerge | MergeFunction | None:
     """The merge that a layer's `merge` argument means.
 
     Args:
@@ -348,7 +353,8 @@ def get(identifier: Any) -> NamedMerge | Callable[[list[Any]], Any] | None:
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in identifier.items() if k != "merge"}
         return _CLASSES[identifier["merge"]](**arguments)
     if callable(identifier):
-        return identifier
+        function: MergeFunction = identifier
+        return function
     raise ValueError(
         f"`merge`: expected one of {NAMES}, one of fusedsplit.merges, a callable, or None. Received: {identifier!r}"
     )

@@ -15,7 +15,7 @@ from fusedsplit.layers.sublayers import check_serializable, is_fused
 def serialize(layer: Layer) -> dict[str, Any]:
     if not is_fused(layer):
         check_serializable(layer)
-    serialized = keras.saving.serialize_keras_object(layer)
+    serialized: dict[str, Any] = keras.saving.serialize_keras_object(layer)
     # The layer builds its sub-layers itself; a sub-layer that is rebuilt first would add state to a locked one.
     serialized.pop("build_config", None)
     return serialized

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 from keras.layers import Dense, Layer
 
+from fusedsplit.layers.merges import MergeFunction
+
 # A shape, or one for each input.
 Shape = tuple[int | None, ...]
 
 
-def checked_shape(layer: Layer, shape: Iterable) -> Shape:
+def checked_shape(layer: Layer, shape: Iterable[int | None]) -> Shape:
     """`shape`, if it is one that a fused layer can be built for."""
     shape = tuple(shape)
     if len(shape) < 2:
@@ -20,6 +22,12 @@ def checked_shape(layer: Layer, shape: Iterable) -> Shape:
     if shape[-1] is None:
         raise ValueError(f"{layer.name}: expected an input whose last dimension is known. Received: shape {shape}")
     return shape
+
+
+def width(shape: Shape) -> int:
+    """The last dimension, of a shape of which it is known."""
+    assert shape[-1] is not None, shape
+    return shape[-1]
 
 
 def build_stack(layers: list[Layer], shape: Shape) -> Shape:
@@ -47,7 +55,7 @@ def _one_shape(layer: Layer, shape: Any) -> Shape:
     return tuple(shape)
 
 
-def callable_width(merge: Callable, widths: Sequence[int], dtype: str) -> int:
+def callable_width(merge: MergeFunction, widths: Sequence[int], dtype: str) -> int:
     """The width of what a callable merge gives, found by tracing it."""
     parts = [keras.KerasTensor((None, width), dtype=dtype) for width in widths]
     merged = keras.layers.Lambda(merge).compute_output_spec(parts)
@@ -57,4 +65,4 @@ def callable_width(merge: Callable, widths: Sequence[int], dtype: str) -> int:
             f"`merge`: expected a callable that gives one tensor of shape (batch, ..., width). Received: {merged!r} "
             f"from branch outputs of widths {list(widths)}"
         )
-    return shape[-1]
+    return int(shape[-1])

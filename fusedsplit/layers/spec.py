@@ -8,10 +8,10 @@ step by step without one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Union
 
-from fusedsplit.layers.merges import Concat, NamedMerge
+from fusedsplit.layers.merges import Concat, MergeFunction, NamedMerge
 from fusedsplit.plan import Activation, HashedOnce, Live
 
 
@@ -61,7 +61,7 @@ class Branch(NamedTuple):
 class CallableMerge:
     """A function of the list of branch outputs, and the width of what it gives."""
 
-    function: Callable[[list[Any]], Any]
+    function: MergeFunction
     width: int
 
     def output_width(self, widths: Sequence[int], input_width: int) -> int:

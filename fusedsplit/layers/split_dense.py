@@ -55,6 +55,13 @@ class SplitDense(FusedLayer):
             raises; "auto" falls back, with one warning.
         **kwargs: of `keras.layers.Layer`. `dtype` is that of the stem.
 
+    Call arguments:
+        inputs: a tensor of rank 2 or more; integers are cast as `Dense` casts them.
+        training: whether Dropout layers are active. Where it is not given it is that of the model around the layer:
+            True in `fit`, False in `evaluate` and `predict`; and False without one.
+        mask: not an argument, as with `Dense`. The mask that the inputs carry is passed on with the output; with
+            merge=None, with the first of them.
+
     Input shape:
         `(batch_size, ..., input_dim)`, rank 2 or more.
 

@@ -31,7 +31,7 @@ def _leaky_relu(slope: float) -> Activation:
 
 
 # Keras' functions and what a plan calls them, with Keras' default parameters.
-_FUNCTIONS: dict[Callable, Activation] = {
+_FUNCTIONS: dict[Callable[..., Any], Activation] = {
     activations.linear: LINEAR,
     activations.relu: Activation("relu"),
     activations.relu6: Activation("relu6"),
@@ -76,6 +76,13 @@ def activation_of(function: Any) -> Activation | None:
         return _FUNCTIONS.get(function)
     except TypeError:  # an unhashable callable
         return None
+
+
+def _known_activation(function: Any) -> Activation:
+    """That of a sub-layer without `static_reasons`, which has one."""
+    activation = activation_of(function)
+    assert activation is not None, function
+    return activation
 
 
 def _activation_of_partial(function: Any, keywords: dict[str, Any]) -> Activation | None:
@@ -176,10 +183,10 @@ class SpecReader:
         if isinstance(layer, Dense):
             kernel = self.param(layer, "kernel")
             bias = self.param(layer, "bias") if layer.use_bias else None
-            return DenseSpec(layer.units, kernel, bias, activation_of(layer.activation))
+            return DenseSpec(layer.units, kernel, bias, _known_activation(layer.activation))
         if isinstance(layer, Dropout):
             return self.mask(layer, width) if self.training and layer.rate > 0 else None
-        activation = activation_of(layer)
+        activation = _known_activation(layer)
         return None if activation == LINEAR else activation
 
     def mask(self, source: Any, width: int) -> Mask:

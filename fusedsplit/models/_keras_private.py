@@ -54,6 +54,7 @@ def inlined(node: Any) -> Any | None:
 def same_graph(model: Any) -> tuple[Any, Any]:
     """The structures of symbolic inputs and outputs that a model was made of."""
     functional = functional_of(model)
+    assert functional is not None, model
     return functional._inputs_struct, functional._outputs_struct
 
 

@@ -6,9 +6,9 @@ import contextvars
 from typing import Any
 
 import keras
-from tensorflow.python.saved_model import save_context
 
 from fusedsplit.backends import dispatch
+from fusedsplit.backends._tf_private import in_save_context
 from fusedsplit.models import _keras_private as private
 from fusedsplit.models import graph, regions
 from fusedsplit.models.graph import Graph
@@ -67,7 +67,7 @@ class FusedModel(keras.Model):
     def _runs_fused(self, training: bool | None) -> bool:
         """Whether a call runs by its schedule: not while saving, which must need no fusedsplit to run, nor where the
         graph itself says `training=True` for one of its calls and the caller says nothing."""
-        if save_context.in_save_context():
+        if in_save_context():
             return False
         return training is not None or not self._once("bakes", lambda: any(c.bakes_training for c in self.graph.calls))
 

@@ -12,8 +12,9 @@ from fusedsplit.models.graph import Call, Tensor
 from fusedsplit.models.rows import NotRowWise, RowProgram, View
 from fusedsplit.models.tf_trace import Traced, trace
 
-# Tracing takes milliseconds, and a call is lowered several times; it lives as long as the graph that was read.
-_traced: weakref.WeakKeyDictionary[Call, dict[Any, Union[Traced, NotRowWise]]] = weakref.WeakKeyDictionary()
+# Tracing takes milliseconds, and a call is lowered several times; it lives as long as the graph that was read. Of what
+# cannot be traced only the reason is kept: an exception holds every frame that it went through, and so the call itself.
+_traced: weakref.WeakKeyDictionary[Call, dict[Any, Union[Traced, str]]] = weakref.WeakKeyDictionary()
 
 
 def traces(call: Call) -> bool:
@@ -41,10 +42,10 @@ def lower_call(call: Call, program: RowProgram, args: tuple[Any, ...], kwargs: M
         try:
             known[training] = _trace(call, args, dict(kwargs) if training is None else {**kwargs, "training": training})
         except NotRowWise as reason:
-            known[training] = reason
+            known[training] = str(reason)
     traced = known[training]
-    if isinstance(traced, NotRowWise):
-        raise traced
+    if isinstance(traced, str):
+        raise NotRowWise(traced)
     views = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, View)]
     return traced.lower(program, views)
 

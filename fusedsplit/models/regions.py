@@ -147,7 +147,7 @@ def _grow(graph: Graph, leads: dict[Call, int]) -> list[list[Call]]:
     made_by = {tensor: i for i, call in enumerate(graph.calls) for tensor in call.outputs}
     home: dict[int, int] = {}
 
-    def kind(call: Call) -> tuple[int, str, tuple]:
+    def kind(call: Call) -> tuple[int, str, tuple[int | None, ...]]:
         return leads[call], call.outputs[0].dtype, call.outputs[0].shape[1 : leads[call]]
 
     def join(a: int, b: int) -> None:

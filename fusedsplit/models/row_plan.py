@@ -88,7 +88,7 @@ class _Steps:
         self.steps = kept[::-1]
         self._index()
 
-    def rewrite(self, rule) -> None:
+    def rewrite(self, rule: Callable[[_Steps, RowStep], _Rewrites]) -> None:
         """Applies a rule to every step, until it finds nothing more.
 
         A rule gives for a step what takes the place of some steps: {old: new, or None for nothing}.
@@ -147,13 +147,14 @@ def _join_activation(program: _Steps, step: RowStep) -> _Rewrites:
     if src.width != step.dst.width:
         return []
     writers = program.only_reader(src, step)
-    if not writers or not all(isinstance(w, (Dense, Merge)) and w.activation == LINEAR for w in writers):
+    linear = [w for w in writers if isinstance(w, (Dense, Merge)) and w.activation == LINEAR]
+    if not writers or len(linear) < len(writers):
         return []
     at = step.dst.start
     moved: _Rewrites = [(step, None)]
-    for w in writers:
+    for w in linear:
         dst = Range(step.dst.value, at + w.dst.start, at + w.dst.stop)
-        moved.append((w, dataclasses.replace(w, activation=step.activation, dst=dst)))  # type: ignore[arg-type, call-arg]
+        moved.append((w, dataclasses.replace(w, activation=step.activation, dst=dst)))
     return moved
 
 

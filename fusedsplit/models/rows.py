@@ -24,6 +24,8 @@ MAX_PIECES = 64
 _VALUE_BITS = 32
 
 Number = Union[int, float]
+# Where a piece of an elementwise operation stands: the order of axes, and a slice of the columns flattened in it.
+_Piece = tuple[tuple[int, ...], slice]
 
 
 class NotRowWise(Exception):
@@ -180,7 +182,7 @@ class RowProgram:
         shape = np.broadcast_shapes(x.shape, np.shape(gain), np.shape(shift))
         arrays = [None if a is None else np.broadcast_to(np.asarray(a), shape) for a in (gain, shift)]
 
-        def step(srcs: list[Range], dst: Range, where: tuple) -> Merge:
+        def step(srcs: list[Range], dst: Range, where: _Piece) -> Merge:
             operands = [None if a is None else self._operand(a.transpose(where[0]).ravel()[where[1]]) for a in arrays]
             return Merge("add", ((srcs[0], 1.0),), operands[0], operands[1], LINEAR, dst)
 
@@ -287,7 +289,7 @@ class RowProgram:
         first = (len(self.widths) - 1) << _VALUE_BITS
         return View(np.arange(first, first + size, dtype=np.int64).reshape(shape))
 
-    def _elementwise(self, arrays: Sequence[np.ndarray], step: Callable[[list[Range], Range, tuple], Merge]) -> View:
+    def _elementwise(self, arrays: Sequence[np.ndarray], step: Callable[[list[Range], Range, _Piece], Merge]) -> View:
         """One step for each piece in which every source is a range or one column.
 
         `step` is given the sources, the destination, and where the piece stands: (order of axes, slice of the
@@ -310,7 +312,7 @@ class RowProgram:
         for a, b in pieces:
             srcs = [_as_range(x[a : a + 1] if x[a] == x[b - 1] else x[a:b]) for x in flat]
             self.steps.append(step(srcs, _as_range(places[a:b]), (order, slice(a, b))))
-        return y.transpose(np.argsort(order)) if order != tuple(axes) else y
+        return y.transpose(np.argsort(order).tolist()) if order != tuple(axes) else y
 
     def _operand(self, values: np.ndarray) -> int | Const:
         if np.all(values == values[0]) and np.isfinite(values[0]):

@@ -65,7 +65,7 @@ def _binary(run: Lowering, node: Node, x: Value, y: Value) -> Value:
     if is_size(x) or is_size(y):
         if node.op != "Mul" or not all(isinstance(value, np.ndarray) for value in (x, y)):
             raise NotRowWise("of the number of rows")
-        return settled(np.asarray(x, object) * y, node.dtypes[0])  # type: ignore[operator]
+        return settled(np.asarray(x, object) * y, node.dtypes[0])
     if node.attrs.get("data_format", b"NHWC") != b"NHWC":
         raise NotRowWise("with channels first")
     rank = run.rank([value for value in (x, y) if not is_constant(value)])
@@ -130,7 +130,7 @@ def _square(run: Lowering, node: Node, x: Value) -> Value:
 @rule("Pow")
 def _pow(run: Lowering, node: Node, x: Value, exponent: Value) -> Value:
     exponents = set(np.ravel(exponent).tolist()) if is_constant(exponent) else set()  # type: ignore[arg-type]
-    if not isinstance(x, View) or exponents not in ({1}, {2}) or np.ndim(exponent):
+    if not isinstance(x, View) or exponents not in ({1}, {2}) or np.ndim(exponent):  # type: ignore[arg-type]
         raise NotRowWise("with an exponent that is not 1 or 2")
     return run.program.merge("mul", [x, x]) if exponents == {2} else x
 

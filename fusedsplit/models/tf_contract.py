@@ -61,7 +61,7 @@ def contract(program: RowProgram, axes: Axes, labels: Sequence[Labels], operands
     if len(views) == 1 and len(numbers) == 1:
         return _with_numbers(program, views[0], numbers[0], out)
     if len(views) == 2:
-        return _of_views(program, *views, out)
+        return _of_views(program, views[0], views[1], out)
     raise NotRowWise("of constants")
 
 

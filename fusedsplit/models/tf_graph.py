@@ -81,7 +81,8 @@ class Lowering:
         if node.op in MOVES:
             return self.move(node, operands)
         if node.op in RULES:
-            return RULES[node.op](self, node, *operands)
+            given: Value | list[Value] = RULES[node.op](self, node, *operands)
+            return given
         raise NotRowWise("is random" if "Random" in node.op else "no steps are known for it")
 
     def move(self, node: Node, operands: list[Value]) -> Value | list[Value]:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import context, execute
 
+from fusedsplit.backends import _tf_private
 from fusedsplit.models.rows import NotRowWise
 
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
@@ -69,7 +69,7 @@ def evaluate(node: Node, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     try:
         with tf.init_scope():
             tensors = [tf.constant(array) for array in arrays]
-            results = execute.quick_execute(node.op, len(node.dtypes), tensors, tuple(attrs), context.context())
+            results = _tf_private.quick_execute(node.op, len(node.dtypes), tensors, tuple(attrs), _tf_private.context())
     except Exception as error:
         raise NotRowWise(f"cannot be computed ({str(error).splitlines()[0]})") from error
     return [np.asarray(result) for result in results]

@@ -80,10 +80,11 @@ def _match(nodes: Sequence[Node], ref: Ref, pattern: Pattern, found: dict[str, A
     node = nodes[ref.node]
     if pattern == "x":
         return _bind(found, "x", ref) if node.value is None else None
+    number = node.value if node.value is not None and node.value.ndim == 0 else None
     if pattern == "alpha":
-        return _bind(found, "alpha", node.value.item()) if _is_number(node) else None
+        return None if number is None else _bind(found, "alpha", number.item())
     if isinstance(pattern, float):
-        return found if _is_number(node) and _is_close(node.value, pattern) else None
+        return found if number is not None and _is_close(number, pattern) else None
     if node.op != pattern[0] or len(node.inputs) != len(pattern) - 1:
         return None
     orders = [node.inputs, node.inputs[::-1]] if node.op in _COMMUTATIVE else [node.inputs]
@@ -98,10 +99,6 @@ def _match(nodes: Sequence[Node], ref: Ref, pattern: Pattern, found: dict[str, A
 
 def _bind(found: dict[str, Any], name: str, value: Any) -> dict[str, Any] | None:
     return None if found.get(name, value) != value else {**found, name: value}
-
-
-def _is_number(node: Node) -> bool:
-    return node.value is not None and node.value.ndim == 0
 
 
 def _is_close(value: np.ndarray, expected: float) -> bool:

@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 import fusedsplit.models.tf_arithmetic  # noqa: F401  (registers its rules)
+from fusedsplit.backends import _tf_private
 from fusedsplit.models.rows import NotRowWise, RowProgram, View
 from fusedsplit.models.tf_graph import Lowering
 from fusedsplit.models.tf_nodes import Node, Ref, read
@@ -74,8 +75,11 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Traced:
 
     Raises:
         NotRowWise: if it fails on symbolic rows, uses a variable or a tensor from outside, is random, has an effect, or
-            differs when it is traced again.
+            differs when it is traced again; or if this TensorFlow lacks what tracing needs.
     """
+    lost = _tf_private.reasons(_tf_private.LAMBDAS)
+    if lost:
+        raise NotRowWise("; ".join(lost))
     leaves = keras.tree.flatten((args, kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (keras.KerasTensor, tf.TensorSpec))]
     specs = [tf.TensorSpec((None, *leaves[i].shape[1:]), leaves[i].dtype) for i in places]
@@ -97,7 +101,7 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Traced:
 
 
 def _trace_once(call: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> Traced:
-    graph = tf.__internal__.FuncGraph("lambda")
+    graph = _tf_private.FuncGraph("lambda")
     with graph.as_default():
         inputs = [tf.compat.v1.placeholder(spec.dtype, spec.shape) for spec in specs]
         try:

@@ -173,11 +173,11 @@ def reshape(axes: Axes, node: Node, x: np.ndarray, shape: Value) -> np.ndarray:
 
 
 def transpose(axes: Axes, node: Node, x: np.ndarray, order: Value) -> np.ndarray:
-    order = integers(order)
+    places = integers(order)
     for axis in range(axes.lead):
-        if order[axis] != axis:
+        if places[axis] != axis:
             axes.refuse(axis)
-    return x.transpose([axis - axes.lead for axis in order[axes.lead :]])
+    return x.transpose([axis - axes.lead for axis in places[axes.lead :]])
 
 
 def tile(axes: Axes, node: Node, x: np.ndarray, multiples: Value) -> np.ndarray:
@@ -217,24 +217,24 @@ def plain_slice(axes: Axes, node: Node, x: np.ndarray, begin: Value, size: Value
 
 def strided_slice(axes: Axes, node: Node, x: np.ndarray, begin: Value, end: Value, strides: Value) -> np.ndarray:
     masks = {name: node.attrs[f"{name}_mask"] for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
-    begin, end, strides = (list(np.ravel(v)) for v in (begin, end, strides))  # type: ignore[arg-type]
+    begins, ends, steps = (list(np.ravel(v)) for v in (begin, end, strides))  # type: ignore[arg-type]
 
     def is_set(name: str, i: int) -> bool:
         return bool(masks[name] >> i & 1)
 
     rank = axes.lead + x.ndim
-    spent = sum(not is_set("new_axis", i) and not is_set("ellipsis", i) for i in range(len(begin)))
+    spent = sum(not is_set("new_axis", i) and not is_set("ellipsis", i) for i in range(len(begins)))
     key: list[Any] = []
-    for i in range(len(begin)):
+    for i in range(len(begins)):
         if is_set("ellipsis", i):
             key += [slice(None)] * (rank - spent)
         elif is_set("new_axis", i):
             key.append(None)
         elif is_set("shrink_axis", i):
-            key.append(begin[i])
+            key.append(begins[i])
         else:
-            start, stop = (None if is_set(name, i) else given[i] for name, given in (("begin", begin), ("end", end)))
-            key.append(slice(start, stop, strides[i]))
+            start, stop = (None if is_set(name, i) else given[i] for name, given in (("begin", begins), ("end", ends)))
+            key.append(slice(start, stop, steps[i]))
     key += [slice(None)] * (rank - sum(k is not None for k in key))
     return _sliced(axes, x, key)
 

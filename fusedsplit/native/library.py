@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fusedsplit import config
 from fusedsplit.plan import PLAN_VERSION
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -35,9 +36,19 @@ def build_info() -> dict[str, Any]:
     """What the install recorded: compiler, flags, ISA units, version; or "reason", why nothing was built."""
     path = PACKAGE / "_build_info.json"
     try:
-        return json.loads(path.read_text())
+        info: dict[str, Any] = json.loads(path.read_text())
+        return info
     except (OSError, ValueError) as error:
         return {"built": False, "reason": f"the record of the native build cannot be read: {error}"}
+
+
+def settings_problem() -> str | None:
+    """Why neither library may run: a setting that they would not understand, and so ignore."""
+    try:
+        config.max_isa(), config.num_threads()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def op_path() -> Path:
@@ -47,7 +58,7 @@ def op_path() -> Path:
 def file_problem(path: Path) -> str | None:
     """Why a library must not be loaded, found without loading it: a truncated one would end the process."""
     if not path.exists():
-        return build_info().get("reason", f"{path.name} is missing: install fusedsplit again")
+        return str(build_info().get("reason", f"{path.name} is missing: install fusedsplit again"))
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -74,10 +85,11 @@ def core() -> ModuleType:
     """The pybind11 module `fusedsplit._core`.
 
     Raises:
-        NativeError: with the reason, if it is missing, damaged, for another machine or another plan version.
+        NativeError: with the reason, if it is missing, damaged, for another machine or another plan version, or would
+            not understand a setting.
     """
     candidates = sorted(PACKAGE.glob("_core.*.so"))
-    problem = file_problem(candidates[0] if candidates else PACKAGE / "_core.so")
+    problem = settings_problem() or file_problem(candidates[0] if candidates else PACKAGE / "_core.so")
     if problem is not None:
         raise NativeError(problem)
     try:
@@ -131,7 +143,8 @@ class OpLibrary:
         """Version, plan version, active ISA, number of threads, and `xla`: why XLA cannot call the op, or ""."""
         text = ctypes.create_string_buffer(1024)
         self._info(text, len(text))
-        return json.loads(text.value)
+        info: dict[str, Any] = json.loads(text.value)
+        return info
 
     def set_threads(self, threads: int) -> None:
         """The most threads that a call of the op may use, its caller included."""
@@ -139,7 +152,7 @@ class OpLibrary:
 
     def saved_bytes(self, code: Sequence[int], dtype: str) -> int:
         """Bytes for each row that the forward op saves for backward, given an encoded plan."""
-        size = self._saved_bytes((ctypes.c_int64 * len(code))(*code), len(code), dtype == "float64")
+        size: int = self._saved_bytes((ctypes.c_int64 * len(code))(*code), len(code), dtype == "float64")
         if size < 0:
             raise NativeError(f"expected the code of a plan. Received: {len(code)} integers that are none")
         return size

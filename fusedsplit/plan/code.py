@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fusedsplit.plan.steps import (
     ACTIVATIONS,
@@ -30,6 +30,8 @@ from fusedsplit.plan.steps import (
 
 if TYPE_CHECKING:
     from fusedsplit.plan.plan import Plan
+
+_Name = TypeVar("_Name", bound=str)
 
 # Bumped whenever an encoded plan changes meaning: the core refuses any other version.
 PLAN_VERSION = 2
@@ -66,7 +68,8 @@ def decode(code: Iterable[int]) -> tuple[tuple[Value, ...], tuple[Param, ...], t
 
 
 def _bits(x: float) -> int:
-    return struct.unpack("<q", struct.pack("<d", x))[0]
+    bits: int = struct.unpack("<q", struct.pack("<d", x))[0]
+    return bits
 
 
 def _encode_activation(activation: Activation) -> list[int]:
@@ -122,14 +125,15 @@ class _Reader:
             raise PlanError(f"expected a count from 0 to {MAX_COUNT}. Received: {n} at position {self.at - 1}")
         return n
 
-    def name(self, names: Sequence[str]) -> str:
+    def name(self, names: Sequence[_Name]) -> _Name:
         index = self.take()
         if not 0 <= index < len(names):
             raise PlanError(f"expected the index of one of {tuple(names)}. Received: {index}")
         return names[index]
 
     def number(self) -> float:
-        return struct.unpack("<d", struct.pack("<q", self.take()))[0]
+        number: float = struct.unpack("<d", struct.pack("<q", self.take()))[0]
+        return number
 
     def range(self) -> Range:
         return Range(self.take(), self.take(), self.take())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from typing import Any, ClassVar
 
 from fusedsplit.plan import code, rules, text
 from fusedsplit.plan.steps import Dense, Param, Role, Step, Value
@@ -17,13 +18,13 @@ from fusedsplit.plan.steps import Dense, Param, Role, Step, Value
 class HashedOnce:
     """For frozen dataclasses that key caches on hot paths: the hash of their many nested tuples, computed once."""
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
     def __hash__(self) -> int:
-        try:
-            return self.__dict__["_hash"]
-        except KeyError:
-            value = hash(tuple(getattr(self, field.name) for field in dataclasses.fields(self)))  # type: ignore[arg-type]
-            self.__dict__["_hash"] = value
-            return value
+        value: int | None = self.__dict__.get("_hash")
+        if value is None:
+            value = self.__dict__["_hash"] = hash(tuple(getattr(self, f.name) for f in dataclasses.fields(self)))
+        return value
 
     def __getstate__(self) -> dict[str, object]:
         # The hashes of strings differ from process to process.

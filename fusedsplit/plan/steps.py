@@ -20,11 +20,12 @@ MAX_WIDTH = 1 << 24
 MAX_COUNT = 1 << 16
 
 Role = Literal["input", "hidden", "output"]
+Side = Literal["leading", "trailing"]
 ROLES: tuple[Role, ...] = ("input", "hidden", "output")
 MERGE_OPS = ("add", "mul", "max", "min")
 # The order is part of the encoding: append only.
 ROW_OPS = ("softmax", "mean", "max", "normalize")
-SIDES = ("leading", "trailing")
+SIDES: tuple[Side, ...] = ("leading", "trailing")
 # The order is part of the encoding: append only.
 ACTIVATIONS = (
     "linear",
@@ -100,7 +101,7 @@ class Live(NamedTuple):
     """
 
     point: int
-    side: Literal["leading", "trailing"]
+    side: Side
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ class CheckReport:
 
     def __str__(self) -> str:
         header = ("backend", "order", "largest error", "unfused Keras' own", "of allowed", "")
-        rows: list[tuple] = [
+        rows = [
             (
                 r.backend,
                 r.order,
@@ -110,14 +110,17 @@ def check(
         ValueError: if the layer is not built or can only run its sub-layers, or a named backend cannot run.
     """
     is_spec = isinstance(layer, SplitSpec)
-    computation = SpecComputation(layer, "float32") if is_spec else layer.computation(training)
+    computation: SpecComputation = SpecComputation(layer, "float32") if is_spec else layer.computation(training)
     spec, dtype = computation.spec, computation.dtype
     rng = np.random.default_rng(seed)
     if inputs is None:
         widths = spec.inputs if is_spec else [shape[-1] for shape in layer.input_shapes]
         inputs = [rng.normal(size=(batch, width)) for width in widths]
     inputs = [np.asarray(x, dtype) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
-    operands = _random_operands(spec, inputs, rng) if is_spec else _operands(computation, inputs)
+    if isinstance(computation, LayerComputation):
+        operands = _operands(computation, inputs)
+    else:
+        operands = _random_operands(spec, inputs, rng)
     case = _Case(operands, spec.output_widths, rng)
     usable, skipped = _usable(computation, backends)
     exact = case.run(computation.unfused, "float64")
@@ -145,8 +148,8 @@ def _random_operands(spec: SplitSpec, inputs: Tensors, rng: np.random.Generator)
 def _operands(computation: LayerComputation, inputs: Tensors) -> Operands:
     """What a layer is computed from when it is called on these inputs, as arrays."""
     call = computation.operands([tf.constant(x) for x in inputs])
-    arrays = ([np.asarray(tf.convert_to_tensor(t)) for t in tensors] for tensors in (call.inputs, call.params))
-    return Operands(*arrays, call.points)
+    inputs, params = ([np.asarray(tf.convert_to_tensor(t)) for t in ts] for ts in (call.inputs, call.params))
+    return Operands(inputs, params, call.points)
 
 
 def _usable(computation: SpecComputation, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
@@ -171,7 +174,7 @@ class _Case:
         self.upstream = [rng.normal(size=(*rows, width)).astype(dtype) for width in widths]
         self.directions = [rng.normal(size=t.shape).astype(dtype) for t in (*self.inputs, *self.params)]
 
-    def run(self, function: Callable[[Operands], list], dtype: str, absolute: bool = False) -> dict[str, Tensors]:
+    def run(self, function: Callable[[Operands], list[Any]], dtype: str, absolute: bool = False) -> dict[str, Tensors]:
         """The value, the gradient along `upstream`, and the gradient of <gradient, directions>, as float64 arrays."""
 
         def tensors(arrays: Tensors) -> list[tf.Tensor]:

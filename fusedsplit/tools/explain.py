@@ -28,8 +28,7 @@ class Explanation:
     plan: str
 
     def __str__(self) -> str:
-        rows = [(situation, choice) for situation, choice in self.choices.items()]
-        text = [f"{self.layer}", table(("where", "runs"), rows), ""]
+        text = [f"{self.layer}", table(("where", "runs"), list(self.choices.items())), ""]
         rows = []
         for backend, situations in self.reasons.items():
             if not situations:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import sys
 from typing import Any
 
-from fusedsplit import __version__
+from fusedsplit import __version__, _registration, config
 from fusedsplit.native import library
 from fusedsplit.tools.tables import table
 
@@ -21,18 +22,21 @@ class Info:
         core: the core's ISA, the ISAs that the machine has, threads, and whether XLA can call the op; empty if it is
             unusable.
         backends: backend -> why it is unusable, "" where it is usable.
+        problems: what else is not as it should be -> what is lost by it.
     """
 
     versions: dict[str, str]
     build: dict[str, Any]
     core: dict[str, Any]
     backends: dict[str, str]
+    problems: dict[str, str]
 
     def __str__(self) -> str:
         rows = [*self.versions.items()]
         rows += [(f"core {key}", _text(value)) for key, value in self.core.items()]
         rows += [(f"build {key}", _text(value)) for key, value in self.build.items()]
         rows += [(f"backend {name}", reason or "usable") for name, reason in self.backends.items()]
+        rows += self.problems.items()
         return table(("what", "value"), rows)
 
 
@@ -41,7 +45,7 @@ def _text(value: Any) -> str:
 
 
 def info() -> Info:
-    """Versions, ISA, threads, and which backends are usable.
+    """Versions, ISA, threads, and which backends are usable. Answers whatever is wrong with them.
 
     Example:
 
@@ -52,39 +56,45 @@ def info() -> Info:
     Returns:
         An `Info`, which prints as a table.
     """
-    import keras
+    import keras  # and by it TensorFlow, where that is its backend
     import numpy
-    import tensorflow
-
-    from fusedsplit.backends import dispatch
-    from fusedsplit.backends.base import CallContext
 
     versions = {
         "fusedsplit": __version__,
-        "tensorflow": tensorflow.__version__,
+        "tensorflow": getattr(sys.modules.get("tensorflow"), "__version__", "not imported"),
         "keras": keras.__version__,
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
+    problems = {}
+    if _registration.problem is not None:
+        problems["registration with Keras"] = f"failed when Keras was imported: {_registration.problem}"
+    try:
+        from fusedsplit.backends import _tf_private, dispatch
+        from fusedsplit.backends.base import CallContext
+    except Exception as error:
+        backends = dict.fromkeys(config.BACKENDS, f"{type(error).__name__}: {error}")
+        return Info(versions, library.build_info(), _core(), backends, problems)
     against = dispatch.reasons_against(None, CallContext("float32"), ())
     backends = {name: "; ".join(reasons) for name, reasons in against.items()}
-    return Info(versions, library.build_info(), _core(), backends)
+    problems |= {f"without {missing.name}": f"lost: {'; '.join(missing.lost)}" for missing in _tf_private.missing()}
+    core = _core()
+    if core and not backends["op"]:
+        core |= _op_library()
+    return Info(versions, library.build_info(), core, backends, problems)
 
 
 def _core() -> dict[str, Any]:
-    from fusedsplit.backends import dispatch
-    from fusedsplit.backends.base import CallContext
-
     try:
         core = library.core()
     except library.NativeError:
         return {}
-    found = {"isa": core.isa(), "isas": core.isas(), "threads": core.threads()}
-    op = dispatch.BACKENDS["op"]
-    if not op.not_supported_reasons(None, CallContext("float32")):
-        # The op library has threads of its own, which follow TensorFlow's setting.
-        from fusedsplit.backends.op import library_info, xla_problem
+    return {"isa": core.isa(), "isas": core.isas(), "threads": core.threads()}
 
-        found |= {"threads": library_info()["threads"], "inside XLA": xla_problem() or "usable"}
-    return found
+
+def _op_library() -> dict[str, Any]:
+    """The op library has threads of its own, which follow TensorFlow's setting."""
+    from fusedsplit.backends.op import library_info, xla_problem
+
+    return {"threads": library_info()["threads"], "inside XLA": xla_problem() or "usable"}

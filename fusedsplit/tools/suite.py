@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def seed_specs() -> dict[str, SplitSpec]:
             branches.append(Branch(None, at, at + size, items))
             at, merged = at + size, merged + (out or size)
         last = () if head is None else (dense(weights, merged, head, LINEAR),)
-        return SplitSpec((width,), tuple(weights), (stem,), tuple(branches), merges.get("concat"), last)
+        return SplitSpec((width,), tuple(weights), (stem,), tuple(branches), merges.Concat(), last)
 
     return {
         "split and concat, head": split(10, 8, [(4, None), (4, None)], 1),
@@ -85,6 +86,10 @@ def _deep() -> SplitDense:
     return SplitDense([*_relu(16), Dense(12)], stacks, split=[6, 4, 2], head=[*_relu(5), Dense(2)])
 
 
+def _dueling(how: str) -> MergeDense:
+    return MergeDense([Dense(1), Dense(6)], merge=merges.dueling(how))
+
+
 def _nested() -> SplitDense:
     gate = SplitDense(Dense(8), [None, ActivationLayer("sigmoid")], merge="multiply")
     experts = MergeDense([*_relu(4, 4), Dense(2)], merge=merges.mixture())
@@ -94,17 +99,14 @@ def _nested() -> SplitDense:
 
 # What makes each layer: every merge and every kind of layer, at sizes that compile quickly.
 _LAYERS: dict[str, Callable[[], Any]] = {
-    **{name: lambda name=name: _three(name) for name in ELEMENTWISE},
+    **{name: functools.partial(_three, name) for name in ELEMENTWISE},
     "no merge": lambda: SplitDense(Dense(7), [Dense(3), None], split=[4, 3], merge=None),
     "weighted": lambda: MergeDense([*_relu(5), Dense(3)], merge=merges.weighted([1, -0.5]), head=Dense(2)),
     "mixture": lambda: MergeDense([*_relu(5, 5), Dense(2)], merge=merges.mixture(), head=Dense(1)),
     "mixture, a gate of its own": lambda: MergeDense(
         [*_relu(5, 5), Dense(2, activation="sigmoid")], merge=merges.mixture(softmax=False)
     ),
-    **{
-        f"dueling, {how}": lambda how=how: MergeDense([Dense(1), Dense(6)], merge=merges.dueling(how))
-        for how in ("mean", "max", "naive")
-    },
+    **{f"dueling, {how}": functools.partial(_dueling, how) for how in ("mean", "max", "naive")},
     "highway": lambda: MergeDense([*_relu(6), Dense(6, activation="sigmoid")], merge=merges.highway()),
     "GLU": lambda: _gated("sigmoid"),
     "GEGLU": lambda: _gated("gelu"),
@@ -202,8 +204,9 @@ def _random_spec(rng: np.random.Generator) -> SplitSpec:
         depth = int(rng.integers(0 if same is None else 1, 3))
         branches.append(Branch(None, start, stop, stack(stop - start, depth, same)))
     merged = sum(b.width for b in branches) if same is None else same
+    how = merges.Concat() if merge == "concat" else merges.Elementwise(merge)
     head = stack(merged, int(rng.integers(0, 2)))
-    return SplitSpec((in_width,), tuple(weights), stem, tuple(branches), merges.get(merge), head)
+    return SplitSpec((in_width,), tuple(weights), stem, tuple(branches), how, head)
 
 
 def _subjects(n_random: int, seed: int) -> Iterator[tuple[str, Any, bool]]:

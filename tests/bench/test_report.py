@@ -16,10 +16,11 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 import matplotlib.image
+import matplotlib.pyplot
 from rich.console import Console
 
 import fusedsplit.bench as bench
-from fusedsplit.bench import optional, report, runner
+from fusedsplit.bench import optional, plot, report, runner
 from fusedsplit.bench.cases import CASES
 from fusedsplit.bench.harness import Timing
 from fusedsplit.bench.ladder import Cell
@@ -104,6 +105,23 @@ def test_a_missing_op_is_said() -> None:
     assert "the compiled op is not measured: it is not built" in _text(results)
     results.conditions["op"] = {"isa": "avx2", "threads": 1}
     assert "threads differ" in _text(results)
+
+
+def test_the_picture_has_no_empty_panels() -> None:
+    results = _results()
+    timings = {"lambda": _timing(100), "op": _timing(40)}
+    results.cells += [Cell("seed2", batch, "eager", 10**6, timings, {}) for batch in (1, 512)]
+    figure = plot.draw(results)
+    try:
+        panels = figure.axes
+        assert len(panels) == 2 * 2 + 1 + 1  # two cases in two modes, one of them eager, and the training runs
+        assert all(panel.lines for panel in panels)
+        # A column is named once, above; below its last panel stands what the places on the axis are.
+        assert [p.get_title() for p in panels] == ["seed2", "med", "", "", "", ""]
+        assert [p.get_xlabel() for p in panels] == ["", "", "", "batch", "batch", ""]
+        assert [bool(p.get_ylabel()) for p in panels] == [True, False, True, False, True, True]
+    finally:
+        matplotlib.pyplot.close(figure)
 
 
 def test_files(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_unit_defines_one_function_and_nothing_weak(unit: Path, tmp_path: Path
     """A weak symbol of an AVX-512 object may be the one that the linker keeps: SIGILL on an older CPU."""
     target = tmp_path / "unit.o"
     # -O0 inlines nothing, so that every function the unit could share shows as a symbol.
-    flags = ["-std=c++17", "-O0", "-fPIC", "-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
+    flags = ["-std=c++17", "-O0", "-fstack-protector-strong", "-fPIC", "-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
     flags += {
         "isa_avx2": ["-mavx2", "-mfma"],
         "isa_avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"],

@@ -20,8 +20,8 @@ def wrong(change):
     """`dispatch.run` with its outputs changed."""
     right = dispatch.run
 
-    def run(computation, operands, backend, logits=False):
-        outputs = right(computation, operands, backend, logits)
+    def run(computation, operands, backend):
+        outputs = right(computation, operands, backend)
         return outputs if backend == "reference" else [change(y, operands.inputs, operands.params) for y in outputs]
 
     return run
@@ -99,9 +99,9 @@ def test_a_layers_own_split_points_are_used(monkeypatch):
     points = []
     right = dispatch.run
 
-    def run(computation, operands, backend, logits=False):
+    def run(computation, operands, backend):
         points.extend(operands.points)
-        return right(computation, operands, backend, logits)
+        return right(computation, operands, backend)
 
     monkeypatch.setattr(dispatch, "run", run)
     layer = fs.DynamicSplitDense(Dense(8), Dense(3), Dense(2), split=lambda x: 3)
