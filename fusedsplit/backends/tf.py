@@ -162,6 +162,8 @@ class _Execution:
         if step.op == "normalize":
             # Not by tf.nn.moments, whose gradient holds the mean constant: its second derivative is another one.
             centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+            # What rounding took from the mean, which every column of a row far from zero would show: a constant.
+            centred -= tf.stop_gradient(tf.reduce_mean(centred, axis=-1, keepdims=True))
             variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
             return centred * tf.math.rsqrt(variance + step.epsilon)
         return (tf.reduce_mean if step.op == "mean" else tf.reduce_max)(x, axis=-1, keepdims=True)
