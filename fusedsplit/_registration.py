@@ -18,7 +18,6 @@ import types
 import warnings
 from collections.abc import Sequence
 from typing import Any
-from typing import Any
 
 # The modules whose import registers a class.
 _CLASSES = ("layers.split_dense", "layers.merge_dense", "layers.dynamic_split_dense", "models.fused_model")
