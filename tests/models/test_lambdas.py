@@ -544,6 +544,17 @@ def test_late_bound_variables_are_read_when_it_is_traced():
     np.testing.assert_allclose(fused(data), model(data), rtol=1e-5, atol=1e-6)
 
 
+def test_what_is_read_from_outside_is_read_once():
+    factor = 4.0
+    x = keras.Input((2,))
+    y = kl.Dense(1, "relu", kernel_initializer="ones")(kl.Lambda(lambda t: t * factor)(kl.Dense(2)(x)))
+    fused = fs.fuse(keras.Model(x, y))
+    data = np.ones((1, 2), "float32")
+    before = fused(data).numpy()
+    factor = 0.0
+    np.testing.assert_array_equal(fused(data), before)
+
+
 def test_the_split_of_the_seeds():
     x = keras.Input((10,))
     h = kl.Dense(8, activation="relu")(x)
