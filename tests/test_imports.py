@@ -32,11 +32,11 @@ ORDER = (
     {"layers.split_dense", "layers.merge_dense", "layers.dynamic_split_dense"},
     {"models.row_plan", "models._keras_private"},
     {"models.rows", "models.graph"},
-    {"models.operations", "models.tf_nodes"},
-    {"models.tf_values", "models.tf_patterns"},
-    {"models.tf_contract", "models.tf_graph"},
-    {"models.tf_arithmetic"},
-    {"models.tf_trace"},
+    {"models.operations", "models.tracing.nodes"},
+    {"models.tracing.values", "models.tracing.patterns"},
+    {"models.tracing.contract", "models.tracing.graph"},
+    {"models.tracing.arithmetic"},
+    {"models.tracing.trace"},
     {"models.lambdas"},
     {"models.calls"},
     {"models.region"},
@@ -46,7 +46,7 @@ ORDER = (
     {"tools.suite"},
 )
 # Rooms whose own file holds nothing but a docstring.
-ROOMS = {"backends", "layers", "models", "native", "tools"}
+ROOMS = {"backends", "layers", "models", "models.tracing", "native", "tools"}
 
 
 def _module(path: Path) -> str:

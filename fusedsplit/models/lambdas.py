@@ -11,7 +11,7 @@ import keras
 
 from fusedsplit.models.graph import Call
 from fusedsplit.models.rows import NotRowWise, RowProgram, View
-from fusedsplit.models.tf_trace import Traced, trace, trace_once
+from fusedsplit.models.tracing.trace import Traced, trace, trace_once
 
 # Tracing takes milliseconds, and a call is lowered several times; it lives as long as the graph that was read. Of what
 # cannot be traced only the reason is kept: an exception holds every frame that it went through, and so the call itself.

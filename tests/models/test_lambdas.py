@@ -12,7 +12,7 @@ from keras import ops
 import fusedsplit as fs
 from fusedsplit.backends.tf import execute
 from fusedsplit.models.rows import NotRowWise, RowProgram
-from fusedsplit.models.tf_trace import trace
+from fusedsplit.models.tracing.trace import trace
 
 ROWS = 3
 TIME = 5

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from fusedsplit.models.rows import NotRowWise, RowProgram, View
-from fusedsplit.models.tf_contract import contract
-from fusedsplit.models.tf_graph import Lowering, full_shape, rule
-from fusedsplit.models.tf_nodes import Node
-from fusedsplit.models.tf_values import Value, integers, is_constant, is_size, settled
+from fusedsplit.models.tracing.contract import contract
+from fusedsplit.models.tracing.graph import Lowering, full_shape, rule
+from fusedsplit.models.tracing.nodes import Node
+from fusedsplit.models.tracing.values import Value, integers, is_constant, is_size, settled
 from fusedsplit.plan import Activation
 
 _ACTIVATIONS = {

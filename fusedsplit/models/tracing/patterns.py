@@ -9,7 +9,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from fusedsplit.models.tf_nodes import Node, Ref
+from fusedsplit.models.tracing.nodes import Node, Ref
 from fusedsplit.plan import Activation
 
 _COMMUTATIVE = ("Mul", "AddV2")

@@ -14,12 +14,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import fusedsplit.models.tf_arithmetic  # noqa: F401  (registers its rules)
+import fusedsplit.models.tracing.arithmetic  # noqa: F401  (registers its rules)
 from fusedsplit.backends import _tf_private
 from fusedsplit.models.rows import NotRowWise, RowProgram, View
-from fusedsplit.models.tf_graph import Lowering
-from fusedsplit.models.tf_nodes import Node, Ref, read
-from fusedsplit.models.tf_patterns import simplify
+from fusedsplit.models.tracing.graph import Lowering
+from fusedsplit.models.tracing.nodes import Node, Ref, read
+from fusedsplit.models.tracing.patterns import simplify
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Union
 import numpy as np
 
 from fusedsplit.models.rows import NotRowWise, View
-from fusedsplit.models.tf_nodes import Node
+from fusedsplit.models.tracing.nodes import Node
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Node:
     """One operation; its inputs come earlier in the list of nodes.
 
     Attributes:
-        op: TensorFlow's name of the operation, `Input`, `Const`, or `Activation` (see tf_patterns.py).
+        op: TensorFlow's name of the operation, `Input`, `Const`, or `Activation` (see patterns.py).
         inputs: where its operands come from.
         attrs: its attributes, but for functions and those that begin with an underscore.
         dtypes: of its outputs.

@@ -1,8 +1,8 @@
 """TensorFlow's operations, one by one, as steps of a row program.
 
-What only moves elements moves columns (`tf_values.MOVES`); what is computed from constants alone TensorFlow computes,
+What only moves elements moves columns (`values.MOVES`); what is computed from constants alone TensorFlow computes,
 now; everything else has a rule, registered under TensorFlow's name: those about shapes are here, those that compute in
-tf_arithmetic.py.
+arithmetic.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from fusedsplit.models.rows import NotRowWise, RowProgram, View
-from fusedsplit.models.tf_nodes import Node, Ref, evaluate
-from fusedsplit.models.tf_values import (
+from fusedsplit.models.tracing.nodes import Node, Ref, evaluate
+from fusedsplit.models.tracing.values import (
     MOVES,
     Axes,
     Repeated,

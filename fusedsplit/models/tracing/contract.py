@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from fusedsplit.models.rows import NotRowWise, RowProgram, View, concat
-from fusedsplit.models.tf_values import Axes, Repeated, Value, is_constant, is_size
+from fusedsplit.models.tracing.values import Axes, Repeated, Value, is_constant, is_size
 
 Labels = tuple[Hashable, ...]
 _Array = TypeVar("_Array", View, np.ndarray)

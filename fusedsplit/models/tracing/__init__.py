@@ -1,0 +1,1 @@
+"""TensorFlow programs on symbolic rows: traced, simplified, and understood operation by operation."""
