@@ -72,14 +72,14 @@ class Source:
     Attributes:
         key: what makes two of them one.
         shape: of the param.
-        read: gives the variable, tensor or array as it is now.
-        computed: whether `read` computes it from variables, by TensorFlow.
+        read: gives the variable, tensor or array as it is now; with `compute`, a tuple of what it is computed from.
+        compute: what TensorFlow makes of these, each a tensor, or None where `read` gives None.
     """
 
     key: Hashable
     shape: tuple[int, ...]
     read: Callable[[], Any]
-    computed: bool = False
+    compute: Callable[..., Any] | None = None
 
 
 class RowProgram:
@@ -124,12 +124,14 @@ class RowProgram:
         self._mask_values.append(_value_of(view))
         return view
 
-    def param(self, key: Hashable, shape: Sequence[int], read: Callable[[], Any], computed: bool = False) -> int:
-        """A weight, or something computed from weights; the same key is the same param."""
+    def param(
+        self, key: Hashable, shape: Sequence[int], read: Callable[[], Any], compute: Callable[..., Any] | None = None
+    ) -> int:
+        """A weight, or something computed from weights (see `Source`); the same key is the same param."""
         for i, source in enumerate(self.sources):
             if source.key == key:
                 return i
-        self.sources.append(Source(key, tuple(shape), read, computed))
+        self.sources.append(Source(key, tuple(shape), read, compute))
         return len(self.sources) - 1
 
     def weight(self, layer: Any, name: str) -> int:
