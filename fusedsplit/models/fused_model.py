@@ -87,6 +87,9 @@ class FusedModel(keras.Model):
             values.update(zip(item.outputs, results))
         return keras.tree.pack_sequence_as(private.same_graph(self)[1], [values[t] for t in self.graph.outputs])
 
+    def __repr__(self) -> str:
+        return f"<FusedModel name={self.name}, built={self.built}>"
+
 
 @keras.saving.register_keras_serializable(package="fusedsplit", name="FusedSequential")
 class _FusedSequential(FusedModel):
