@@ -133,8 +133,11 @@ def replaces_call(model: Any) -> bool:
 def _outside(model: Any, functional: Any) -> list[str]:
     """The names of what a model tracks besides its graph."""
     inside = {id(layer) for layer in (*functional.layers, functional)}
+    # Where Keras 3.5 puts a layer that is set on a functional model.
+    layers = (*model._layers, *model._tracker.config["layers"][1])
     variables = (*model._trainable_variables, *model._non_trainable_variables)
-    tracked = (*(x for x in model._layers if id(x) not in inside), *variables, *model._metrics, *model._seed_generators)
+    extra = (layer for layer in dict.fromkeys(layers) if id(layer) not in inside)
+    tracked = (*extra, *variables, *model._metrics, *model._seed_generators)
     return [x.name for x in tracked]
 
 
