@@ -249,7 +249,10 @@ def _fused(layer: Any, program: RowProgram, inputs: Any, training: Any = None) -
         raise NotRowWise("its rows are of more than one axis here")
     masks = [program.mask(source, (width,)) for source, width in computation.masks]
     params = [program.weight(*weight) for weight in computation.weights]
-    outputs = program.inline(computation.plan(), [*views, *masks], params)
+    outputs = program.inline(computation.plan(logits=True), [*views, *masks], params)
+    count = len(outputs) - len(computation.logit_outputs)
+    program.logits.update((outputs[i], logits) for i, logits in zip(computation.logit_outputs, outputs[count:]))
+    outputs = outputs[:count]
     return outputs if layer.merge_function is None else outputs[0]
 
 

@@ -93,7 +93,7 @@ class RowProgram:
         widths: of those values.
         sources: where the params come from, each once.
         masks: (what draws it, the shape of a row) of each mask, which the region is given behind its inputs.
-        logits: by a value that a sigmoid or softmax gives, the view that went into it.
+        logits: for a view that a sigmoid or softmax gives, the view that went into it.
     """
 
     def __init__(self, lead: int = 1, training: bool = False, dtype: str = "float32") -> None:
@@ -106,7 +106,7 @@ class RowProgram:
         self.sources: list[Source] = []
         self.masks: list[tuple[Any, tuple[int, ...]]] = []
         self._mask_values: list[int] = []
-        self.logits: dict[int, View] = {}
+        self.logits: dict[View, View] = {}
         self._joined: dict[bytes, Range] = {}
 
     # Values and params.
@@ -168,7 +168,7 @@ class RowProgram:
                 [x.columns], lambda srcs, dst, _: Merge("add", ((srcs[0], 1.0),), None, None, activation, dst)
             )
         if activation.name in ("sigmoid", "softmax"):
-            self.logits[_value_of(y)] = x
+            self.logits[y] = x
         return y
 
     def merge(self, op: str, views: Sequence[View], scales: Sequence[float] | None = None) -> View:
@@ -234,13 +234,6 @@ class RowProgram:
         given = [self._given(view) for view in outputs]
         shapes = [source.shape for source in self.sources]
         return finish(self.steps, self.widths, [*self.inputs, *self._mask_values], shapes, given)
-
-    def output_logits(self, view: View) -> View | None:
-        """What went into the sigmoid or softmax that a whole view comes from; None where it comes from none."""
-        values = np.unique(view.columns >> _VALUE_BITS)
-        if len(values) != 1 or view.size != self.widths[int(values[0])] or not _is_range(view.columns.ravel()):
-            return None
-        return self.logits.get(int(values[0]))
 
     def inline(self, plan: Plan, views: Sequence[View], params: Sequence[int]) -> list[View]:
         """The outputs of a whole plan on `views`; `params` are this program's."""

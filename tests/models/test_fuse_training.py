@@ -133,24 +133,32 @@ def test_second_order(graph, fused_backend):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(tf.reduce_max(tf.abs(b))))
 
 
-def classifier(last):
-    x = keras.Input((6,))
-    h = kl.Dense(5, activation="tanh")(x)
-    outputs = {
+def classifiers(h):
+    """The ends of classifiers, which leave a crossentropy its logits."""
+    return {
         "sigmoid": lambda: kl.Dense(1, activation="sigmoid")(h),
         "Activation": lambda: kl.Activation("sigmoid")(kl.Dense(1)(h)),
         "softmax": lambda: kl.Dense(3, activation="softmax")(h),
         "Softmax": lambda: kl.Softmax()(kl.Dense(3)(h)),
         "Activation softmax": lambda: kl.Activation("softmax")(kl.Dense(3)(h)),
+        "SplitDense": lambda: fs.SplitDense(kl.Dense(4), [kl.Dense(3), None], head=kl.Dense(3, activation="softmax"))(
+            h
+        ),
+        "then Identity": lambda: kl.Identity()(kl.Dense(3, activation="softmax")(h)),
     }
-    return keras.Model(x, outputs[last]())
+
+
+def classifier(last):
+    x = keras.Input((6,))
+    return keras.Model(x, classifiers(kl.Dense(5, activation="tanh")(x))[last]())
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
-@pytest.mark.parametrize("last", ["sigmoid", "Activation", "softmax", "Softmax", "Activation softmax"])
+@pytest.mark.parametrize("last", sorted(classifiers(None)))
 def test_a_saturated_crossentropy_keeps_its_gradient(last, graph):
     model = classifier(last)
-    head = next(layer for layer in reversed(model.layers) if isinstance(layer, kl.Dense))
+    found = next(layer for layer in reversed(model.layers) if isinstance(layer, (kl.Dense, fs.SplitDense)))
+    head = found if isinstance(found, kl.Dense) else found.head[0]
     head.bias.assign([60.0] if head.units == 1 else [60.0, 0.0, -60.0])
     fused = fs.fuse(model)
     binary = head.units == 1
@@ -167,6 +175,15 @@ def test_a_saturated_crossentropy_keeps_its_gradient(last, graph):
     for a, b in zip(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert np.abs(found[1]).max() > 0.5
+
+
+def test_no_logits_where_keras_has_none():
+    """Behind a Reshape a crossentropy of Keras finds none, and clips."""
+    x = keras.Input((6,))
+    model = keras.Model(x, kl.Reshape((1,))(kl.Dense(1, activation="sigmoid")(kl.Dense(4)(x))))
+    model.layers[2].bias.assign([60.0])
+    fused, loss = fs.fuse(model), keras.losses.BinaryCrossentropy()
+    np.testing.assert_allclose(loss(tf.zeros((12, 1)), fused(X[:12])), loss(tf.zeros((12, 1)), model(X[:12])))
 
 
 def test_one_optimizer_for_both():
