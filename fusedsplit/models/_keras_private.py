@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.backend.common.variables import AutocastScope
 
 
 def nodes_in_order(model: Any) -> Iterator[Any]:
@@ -182,3 +183,8 @@ def set_mask(x: Any, mask: Any) -> None:
 def within_a_call() -> bool:
     """Whether a layer is being called, from which what it calls would inherit `training`."""
     return global_state.get_global_attribute("current_call_ctx") is not None
+
+
+def variables_as_they_are() -> AutocastScope:
+    """Within it no variable is cast: otherwise it is to what the layer computes in that is being called."""
+    return AutocastScope(None)

@@ -68,7 +68,8 @@ class Region:
         reasons = ["a mask goes through more than layers that pass it on"] if passed is None else []
         if not _same_rows(inputs, self.lead):
             reasons.append("its inputs have different leading dimensions")
-        outputs = dispatch.call(self.computation, inputs, backend, reasons)
+        with private.variables_as_they_are():
+            outputs = dispatch.call(self.computation, inputs, backend, reasons)
         for tensor, y in zip(self.outputs, outputs):
             if passed and tensor in passed and private.mask_of(y) is None:
                 private.set_mask(y, passed[tensor])
@@ -126,8 +127,7 @@ class RegionComputation:
         self._with_logits = program.plan([*outputs, *(view for view in logits if view is not None)])
         self._sources = [program.sources[i] for i in self._plain.sources]
         assert self._plain.sources == self._with_logits.sources
-        self._known: list[Any] = []
-        self._function: Any = None
+        self._function: tuple[list[Any], Any] = [], None
         self._layers = [call.operation for call in region.calls if call.is_layer]
 
     def _finished(self, logits: bool) -> Finished:
@@ -152,11 +152,12 @@ class RegionComputation:
         flat = keras.tree.flatten(given)
         if not tf.executing_eagerly() or not all(x is None or isinstance(x, tf.Variable) for x in flat):
             return self._compute(given)
-        # By a function of variables that it knows, a quarter of the cost of its operations or of handing them in.
-        if len(self._known) != len(flat) or any(a is not b for a, b in zip(flat, self._known)):
-            self._known = flat
-            self._function = tf.function(lambda: self._compute(given), autograph=False).get_concrete_function()
-        return self._function()
+        # By a function of variables that it knows: a quarter of the cost of its operations, or of handing them in.
+        known, function = self._function
+        if len(known) != len(flat) or any(a is not b for a, b in zip(flat, known)):
+            function = tf.function(lambda: self._compute(given), autograph=False).get_concrete_function()
+            self._function = flat, function
+        return function()
 
     def _compute(self, given: Sequence[Sequence[Any]]) -> list[Any]:
         computes = [source.compute for source in self._sources if source.compute is not None]

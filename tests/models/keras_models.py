@@ -29,7 +29,7 @@ def normalized(axis_count: int = 1) -> keras.Model:
     """An MLP with BatchNormalization and Dropout."""
     x = keras.Input((*[3] * (axis_count - 1), WIDTH))
     h = kl.Dropout(0.3, seed=5)(kl.BatchNormalization()(kl.Dense(8, activation="relu")(x)))
-    h = kl.Dense(5, activation="tanh")(h)
+    h = kl.LayerNormalization()(kl.Dense(5, activation="tanh")(h))
     return keras.Model(x, kl.Dense(2)(h))
 
 

@@ -198,6 +198,18 @@ def test_mixed_precision_stays(policy):
     same(fused, model, X)
 
 
+def test_the_policy_of_a_model_is_not_that_of_its_layers():
+    """Keras casts a variable to what the layer computes in that owns it."""
+    x = keras.Input((6,))
+    model = keras.Model(x, kl.Dense(2, dtype="float32")(branch(x)))
+    model.dtype_policy = "mixed_bfloat16"
+    fused = fs.fuse(model)
+    assert len(fused.regions) == 1
+    same(fused, model, X)
+    around = keras.Sequential([kl.Input((6,)), kl.Dense(6, dtype="mixed_bfloat16"), fused])
+    assert around(X).shape == (12, 2)
+
+
 def test_several_dtypes_in_one_model():
     x = keras.Input((6,))
     h = kl.Dense(4, dtype="float64")(kl.Dense(5, dtype="float64")(kl.Dense(4)(branch(x))))
@@ -232,7 +244,7 @@ def mask_of(y):
 
 def masked_models():
     def tail(x):
-        h = kl.Dropout(0.5)(kl.LeakyReLU()(kl.Dense(5)(x)))
+        h = kl.Dropout(0.5)(kl.LeakyReLU()(kl.LayerNormalization()(kl.Dense(5)(x))))
         return kl.Activation("sigmoid")(kl.Dense(3)(h))
 
     x = keras.Input((4, 6))
