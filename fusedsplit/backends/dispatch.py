@@ -175,18 +175,19 @@ def _warn_once(choice: Choice) -> None:
     )
 
 
-def call(computation: Computation, inputs: Sequence[Any], requested: str) -> list[Any]:
+def call(computation: Computation, inputs: Sequence[Any], requested: str, unfusable: Sequence[str] = ()) -> list[Any]:
     """The outputs of a computation for what a layer was called on.
 
     Args:
         computation: what to compute.
         inputs: what Keras hands to a layer's `call`, flat.
         requested: the backend that the layer names.
+        unfusable: what else speaks against a plan for these inputs.
 
     Raises:
         ValueError: if an explicitly chosen backend cannot run.
     """
-    unfusable = [*computation.unfusable_reasons(), *_input_reasons(inputs, computation.dtype)]
+    unfusable = [*unfusable, *computation.unfusable_reasons(), *_input_reasons(inputs, computation.dtype)]
     plan = None if unfusable else computation.plan()
     context = current_context(computation.dtype)
     choice = choose(requested, plan, context, unfusable)
@@ -250,6 +251,9 @@ def run(computation: OnOperands, operands: Operands, backend: str) -> list[Any]:
 def _input_reasons(tensors: Sequence[Any], dtype: str) -> list[str]:
     reasons = []
     for x in tensors:
+        if x is None:
+            reasons.append("an optional input is not given")
+            continue
         if isinstance(x, (tf.SparseTensor, tf.RaggedTensor)):
             reasons.append(f"an input is a {type(x).__name__}")
             continue

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
+from keras.src.backend.common.variables import AutocastScope
 
 
 def nodes_in_order(model: Any) -> Iterator[Any]:
@@ -66,16 +68,8 @@ def with_training(operation: Any, training: bool | None) -> Any:
     return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": training})
 
 
-_OVERRIDES = (
-    "call",
-    "train_step",
-    "test_step",
-    "predict_step",
-    "compute_loss",
-    "compute_metrics",
-    "fit",
-    "compile",
-)
+# What a subclass may define without changing what its graph computes, or how it trains.
+_HARMLESS = ("get_config", "from_config", "summary")
 
 
 def check_readable(model: Any) -> None:
@@ -83,49 +77,69 @@ def check_readable(model: Any) -> None:
 
     Raises:
         TypeError: if it is no model of Keras 3.
-        ValueError: if it is subclassed, not built, or has state outside its graph.
+        ValueError: if Keras does not run on TensorFlow; if the model is subclassed, not built, or has state outside its
+            graph.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "expected Keras to run on TensorFlow; set KERAS_BACKEND=tensorflow before keras is imported. Received: "
+            f"keras.backend.backend() == {keras.backend.backend()!r}"
+        )
     if not isinstance(model, keras.Model):
-        other = type(model).__module__.split(".")[0]
-        hint = " (a model of tf_keras: build it with Keras 3)" if other == "tf_keras" else ""
+        tf_keras = any(base.__module__.split(".")[0] == "tf_keras" for base in type(model).__mro__)
+        hint = " (a model of tf_keras, which is Keras 2: build it with Keras 3)" if tf_keras else ""
         raise TypeError(f"`model`: expected a keras.Model. Received: {model!r}{hint}")
     name = f"{type(model).__name__} {model.name!r}"
-    if isinstance(model, keras.Sequential) and model._functional is None:
+    functional = functional_of(model)
+    if functional is None and isinstance(model, keras.Sequential):
         raise ValueError(
             f"`model`: expected a Sequential whose input shape is known; start it with keras.Input, or call "
             f"model.build(shape). Received: {name}, not built"
         )
-    functional = functional_of(model)
     if functional is None:
         raise ValueError(
             f"`model`: expected a functional or Sequential model, whose graph can be read. Received: {name}, a "
-            "subclass that may compute anything; fuse the functional models inside it, or build it with "
+            "subclass, into which nobody can see; fuse the functional models inside it, or build it with "
             "keras.Model(inputs, outputs)"
         )
-    overridden = [m for m in _OVERRIDES if not is_plain(model) and _defines(type(model), m)]
+    overridden = _overridden(model)
     if overridden:
         raise ValueError(
             f"`model`: expected a model that runs as Keras runs it. Received: {name}, which overrides "
             f"{', '.join(overridden)}; fuse a plain keras.Model(model.inputs, model.outputs)"
         )
-    inside = {id(layer) for layer in functional.layers}
-    outside = [layer.name for layer in model._layers if id(layer) not in inside and layer is not functional]
-    own = [variable.name for variable in (*model._trainable_variables, *model._non_trainable_variables)]
-    if outside or own:
+    outside = _outside(model, functional)
+    if outside:
         raise ValueError(
-            f"`model`: expected all layers and weights within its graph. Received: {name}, with "
-            f"{', '.join([*outside, *own])} outside of it"
+            f"`model`: expected all layers, weights and metrics within its graph. Received: {name}, with "
+            f"{', '.join(outside)} outside of it"
         )
 
 
-def _defines(cls: type, method: str) -> bool:
-    """Whether a class of the user's, in front of Keras' own, defines a method."""
-    for base in cls.__mro__:
+def _overridden(model: Any) -> list[str]:
+    """What classes of the user's, in front of Keras' own, define of what Keras' models have."""
+    names: list[str] = []
+    for base in type(model).__mro__:
         if base.__module__.startswith(("keras.", "fusedsplit.")):
-            return False
-        if method in vars(base):
-            return True
-    return False
+            break
+        names += [name for name in vars(base) if name == "__call__" or not name.startswith("_")]
+    return sorted({name for name in names if hasattr(keras.Model, name)} - set(_HARMLESS))
+
+
+def replaces_call(model: Any) -> bool:
+    """Whether something of the user's runs instead of the `call` that a model came with."""
+    return "call" in vars(model) or bool(_overridden(model))
+
+
+def _outside(model: Any, functional: Any) -> list[str]:
+    """The names of what a model tracks besides its graph."""
+    inside = {id(layer) for layer in (*functional.layers, functional)}
+    # Where Keras 3.5 puts a layer that is set on a functional model.
+    layers = (*model._layers, *model._tracker.config["layers"][1])
+    variables = (*model._trainable_variables, *model._non_trainable_variables)
+    extra = (layer for layer in dict.fromkeys(layers) if id(layer) not in inside)
+    tracked = (*extra, *variables, *model._metrics, *model._seed_generators)
+    return [x.name for x in tracked]
 
 
 def strategy_scope(model: Any) -> Any:
@@ -139,13 +153,38 @@ def carry_over(model: Any, other: Any) -> None:
     other._trainable = model._trainable
     other._dtype_policy = model._dtype_policy
     if model.compiled and model._compile_config is not None:
-        # compile_from_config would make a new optimizer.
-        other.compile(**{**model._compile_config.config, "optimizer": model.optimizer})
+        # compile_from_config would make a new optimizer. This one scales the loss already, if it is to.
+        config = {**model._compile_config.config, "optimizer": model.optimizer, "auto_scale_loss": False}
+        other.compile(**config)
 
 
-def untracked(model: Any, name: str, make: Any) -> Any:
-    """An attribute that Keras does not look into."""
+def made_once(model: Any, key: Any, make: Any) -> Any:
+    """What was made for `key` since the model was last compiled, or else is made now; Keras does not look into it."""
     attributes = vars(model)
-    if name not in attributes:
-        attributes[name] = make()
-    return attributes[name]
+    config = attributes.get("_compile_config")
+    compiled, made = attributes.get("_fused_made", (None, None))
+    if made is None or compiled is not config:
+        made = {}
+        attributes["_fused_made"] = config, made
+    if key not in made:
+        made[key] = make()
+    return made[key]
+
+
+def mask_of(x: Any) -> Any | None:
+    """The mask that comes along with a tensor."""
+    return getattr(x, "_keras_mask", None)
+
+
+def set_mask(x: Any, mask: Any) -> None:
+    x._keras_mask = mask
+
+
+def within_a_call() -> bool:
+    """Whether a layer is being called, from which what it calls would inherit `training`."""
+    return global_state.get_global_attribute("current_call_ctx") is not None
+
+
+def variables_as_they_are() -> AutocastScope:
+    """Within it no variable is cast: otherwise it is to what the layer computes in that is being called."""
+    return AutocastScope(None)

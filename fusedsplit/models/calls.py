@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 import keras
+from keras import layers as kl
 
 from fusedsplit.layers.sublayers import dynamic_reasons
 from fusedsplit.models import _keras_private as private
@@ -72,3 +73,22 @@ def run(calls: Iterable[Call], values: MutableMapping[Tensor, Any], training: bo
         operation = private.with_training(call.operation, training)
         outputs = operation(*args, **kwargs)
         values.update(zip(call.outputs, keras.tree.flatten(outputs)))
+
+
+# Layers of one input that give its mask to their output. Others combine masks, or compute with them.
+_PASS_MASKS = (
+    *(kl.Dense, kl.Activation, kl.ReLU, kl.LeakyReLU, kl.ELU, kl.Identity, kl.LayerNormalization),
+    *(kl.Dropout, kl.GaussianNoise, kl.GaussianDropout, kl.AlphaDropout),
+)
+
+
+def passed_masks(calls: Iterable[Call], masks: Mapping[Tensor, Any]) -> dict[Tensor, Any] | None:
+    """The masks of tensors, given those of what the calls read; None if one of the calls does not just pass them on."""
+    passed = dict(masks)
+    if passed:
+        for call in calls:
+            if any(tensor in passed for tensor in call.inputs):
+                if type(call.operation) not in _PASS_MASKS:
+                    return None
+                passed[call.outputs[0]] = passed[call.inputs[0]]
+    return passed

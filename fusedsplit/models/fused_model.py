@@ -10,7 +10,7 @@ import keras
 from fusedsplit.backends import dispatch
 from fusedsplit.backends._tf_private import in_save_context
 from fusedsplit.models import _keras_private as private
-from fusedsplit.models import graph, regions
+from fusedsplit.models import eager, graph, regions
 from fusedsplit.models.graph import Graph
 from fusedsplit.models.operations import register
 from fusedsplit.models.region import Region
@@ -20,7 +20,7 @@ from fusedsplit.models.regions import Schedule
 _running: contextvars.ContextVar[tuple[Any, Schedule] | None] = contextvars.ContextVar("fusedsplit_run", default=None)
 
 
-@keras.saving.register_keras_serializable(package="fusedsplit")
+@keras.saving.register_keras_serializable(package="fusedsplit", name="FusedModel")
 class FusedModel(keras.Model):
     """A functional model whose graph runs as fused regions: the same layers, variables, names and files.
 
@@ -43,18 +43,22 @@ class FusedModel(keras.Model):
     @property
     def graph(self) -> Graph:
         """The model's graph as it was read, nested models inlined."""
-        return self._once("graph", lambda: graph.read(self))
+        return private.made_once(self, "graph", lambda: graph.read(self))
 
     def schedule(self, training: bool = False) -> Schedule:
-        """How the graph runs, at inference or while training: regions, and what is left to Keras, with the reason."""
-        return self._once(training, lambda: regions.schedule(self.graph, training))
+        """How the graph runs, at inference or while training: regions, and what is left to Keras, with the reason.
 
-    def _once(self, key: Any, make: Any) -> Any:
-        """Made when it is first needed, and not tracked by Keras."""
-        made = private.untracked(self, "_fused_made", dict)
-        if key not in made:
-            made[key] = make()
-        return made[key]
+        It is made when it is first needed, and again after `compile`.
+        """
+        return private.made_once(self, training, lambda: regions.schedule(self.graph, training))
+
+    # Calling.
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = eager.call(self, args, kwargs)
+        if outputs is not None:
+            return outputs
+        return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         fused = not kwargs and self._runs_fused(training)
@@ -67,9 +71,7 @@ class FusedModel(keras.Model):
     def _runs_fused(self, training: bool | None) -> bool:
         """Whether a call runs by its schedule: not while saving, which must need no fusedsplit to run, nor where the
         graph itself says `training=True` for one of its calls and the caller says nothing."""
-        if in_save_context():
-            return False
-        return training is not None or not self._once("bakes", lambda: any(c.bakes_training for c in self.graph.calls))
+        return not in_save_context() and (training is not None or not self.graph.bakes_training)
 
     def _run_through_graph(self, inputs: Any, operation_fn: Any = lambda op: op, call_fn: Any = None) -> Any:
         running = _running.get()
@@ -78,17 +80,26 @@ class FusedModel(keras.Model):
         values = dict(zip(self.graph.inputs, keras.tree.flatten(inputs)))
         for item in running[1].items:
             if isinstance(item, Region):
-                results = self._run_region(item, [values[tensor] for tensor in item.inputs])
+                results = item.call([values[tensor] for tensor in item.inputs], self.backend)
             else:
                 args, kwargs = item.arguments(values)
                 results = keras.tree.flatten(operation_fn(item.operation)(*args, **kwargs))
             values.update(zip(item.outputs, results))
         return keras.tree.pack_sequence_as(private.same_graph(self)[1], [values[t] for t in self.graph.outputs])
 
-    def _run_region(self, region: Region, inputs: list[Any]) -> list[Any]:
-        if any(getattr(x, "_keras_mask", None) is not None for x in inputs):
-            return region.computation.call_unfused(inputs)
-        return dispatch.call(region.computation, inputs, self.backend)
+    def __repr__(self) -> str:
+        return f"<FusedModel name={self.name}, built={self.built}>"
+
+
+@keras.saving.register_keras_serializable(package="fusedsplit", name="FusedSequential")
+class _FusedSequential(FusedModel):
+    """What was a Sequential."""
+
+
+# Keras' files of weights name a model within another one by its class: these are to be read by the plain model, and
+# the plain model's by them. (TensorBoard draws the graph of a model of these names only.)
+FusedModel.__name__ = "Functional"
+_FusedSequential.__name__ = "Sequential"
 
 
 def fuse(model: Any, *, backend: str = "auto", loop: str = "auto") -> FusedModel:
@@ -111,7 +122,8 @@ def fuse(model: Any, *, backend: str = "auto", loop: str = "auto") -> FusedModel
     Args:
         model: a functional or built Sequential Keras 3 model.
         backend: as in `SplitDense`, for every region.
-        loop: who runs `fit`, `evaluate` and `predict`: "auto" or "keras".
+        loop: who runs `fit`, `evaluate` and `predict`: "keras", or "auto", which is the same: native loops are not
+            built in this version.
 
     Returns:
         A `FusedModel`.
@@ -122,11 +134,16 @@ def fuse(model: Any, *, backend: str = "auto", loop: str = "auto") -> FusedModel
             done.
     """
     dispatch.check_name(backend)
-    if loop not in ("auto", "keras"):
-        raise ValueError(f"`loop`: expected 'auto' or 'keras'. Received: loop={loop!r}")
+    if loop not in ("auto", "native", "keras"):
+        raise ValueError(f"`loop`: expected 'auto', 'native' or 'keras'. Received: {loop!r}")
+    if loop == "native":
+        raise ValueError(
+            "`loop`: expected 'auto' or 'keras': native loops are not built in this version. Received: 'native'"
+        )
     private.check_readable(model)
+    kind = _FusedSequential if isinstance(model, (keras.Sequential, _FusedSequential)) else FusedModel
     with private.strategy_scope(model):
-        fused = FusedModel(*private.same_graph(model), name=model.name)
+        fused = kind(*private.same_graph(model), name=model.name)
         fused.backend = backend
         private.carry_over(model, fused)
     return fused

@@ -6,6 +6,7 @@ Nothing here changes the model; the calls refer to its own operations and symbol
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,11 @@ class Graph:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     calls: tuple[Call, ...]
+
+    @functools.cached_property
+    def bakes_training(self) -> bool:
+        """Whether the graph itself says `training=True` for one of its calls."""
+        return any(call.bakes_training for call in self.calls)
 
 
 def read(model: Any) -> Graph:

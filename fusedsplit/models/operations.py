@@ -203,17 +203,21 @@ def _batch_normalization(
     if _row_axis(program, layer.axis, len(x.shape)) != len(x.shape) - 1:
         raise NotRowWise(f"it normalizes axis {layer.axis}; the last one is fused")
 
-    def gain() -> Any:
-        inverse = tf.math.rsqrt(tf.convert_to_tensor(layer.moving_variance) + layer.epsilon)
-        return inverse * layer.gamma if layer.scale else inverse
+    def gain(mean: Any, variance: Any, gamma: Any, beta: Any) -> Any:
+        inverse = tf.math.rsqrt(variance + layer.epsilon)
+        return inverse if gamma is None else inverse * gamma
 
-    def shift() -> Any:
-        offset = -layer.moving_mean * gain()
-        return offset + layer.beta if layer.center else offset
+    def shift(mean: Any, variance: Any, gamma: Any, beta: Any) -> Any:
+        offset = -mean * gain(mean, variance, gamma, beta)
+        return offset if beta is None else offset + beta
+
+    def read() -> tuple[Any, ...]:
+        gamma, beta = layer.gamma if layer.scale else None, layer.beta if layer.center else None
+        return layer.moving_mean, layer.moving_variance, gamma, beta
 
     width = (x.shape[-1],)
-    scale = program.param((id(layer), "gain"), width, gain, computed=True)
-    return program.scale_by(x, scale, program.param((id(layer), "shift"), width, shift, computed=True))
+    scale = program.param((id(layer), "gain"), width, read, gain)
+    return program.scale_by(x, scale, program.param((id(layer), "shift"), width, read, shift))
 
 
 @register(kl.LayerNormalization)
@@ -245,7 +249,10 @@ def _fused(layer: Any, program: RowProgram, inputs: Any, training: Any = None) -
         raise NotRowWise("its rows are of more than one axis here")
     masks = [program.mask(source, (width,)) for source, width in computation.masks]
     params = [program.weight(*weight) for weight in computation.weights]
-    outputs = program.inline(computation.plan(), [*views, *masks], params)
+    outputs = program.inline(computation.plan(logits=True), [*views, *masks], params)
+    count = len(outputs) - len(computation.logit_outputs)
+    program.logits.update((outputs[i], logits) for i, logits in zip(computation.logit_outputs, outputs[count:]))
+    outputs = outputs[:count]
     return outputs if layer.merge_function is None else outputs[0]
 
 

@@ -12,8 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import Operands, Run
 from fusedsplit.layers.sublayers import dynamic_reasons
+from fusedsplit.models import _keras_private as private
 from fusedsplit.models import calls
 from fusedsplit.models.graph import Call, Tensor
 from fusedsplit.models.row_plan import Finished
@@ -58,6 +60,20 @@ class Region:
     @property
     def name(self) -> str:
         return ", ".join(call.path for call in self.calls)
+
+    def call(self, inputs: Sequence[Any], backend: str) -> list[Any]:
+        """The outputs as Keras gives them, masks included."""
+        masks = {t: private.mask_of(x) for t, x in zip(self.inputs, inputs) if private.mask_of(x) is not None}
+        passed = calls.passed_masks(self.calls, masks)
+        reasons = ["a mask goes through more than layers that pass it on"] if passed is None else []
+        if not _same_rows(inputs, self.lead):
+            reasons.append("its inputs have different leading dimensions")
+        with private.variables_as_they_are():
+            outputs = dispatch.call(self.computation, inputs, backend, reasons)
+        for tensor, y in zip(self.outputs, outputs):
+            if passed and tensor in passed and private.mask_of(y) is None:
+                private.set_mask(y, passed[tensor])
+        return outputs
 
     def __repr__(self) -> str:
         return f"<Region of {len(self.calls)} calls: {self.name}>"
@@ -104,12 +120,14 @@ class RegionComputation:
         program, views = lower(region.calls, region.inputs, region.lead, region.training, region.dtype)
         self._masks = program.masks
         outputs = [views[tensor] for tensor in region.outputs]
-        logits = [program.output_logits(view) for view in outputs]
+        # Of the very views: behind a Reshape, say, Keras' crossentropies find no logits either.
+        logits = [program.logits.get(view) for view in outputs]
         self.logit_outputs = tuple(i for i, view in enumerate(logits) if view is not None)
         self._plain = program.plan(outputs)
         self._with_logits = program.plan([*outputs, *(view for view in logits if view is not None)])
         self._sources = [program.sources[i] for i in self._plain.sources]
         assert self._plain.sources == self._with_logits.sources
+        self._function: tuple[list[Any], Any] = [], None
         self._layers = [call.operation for call in region.calls if call.is_layer]
 
     def _finished(self, logits: bool) -> Finished:
@@ -122,21 +140,28 @@ class RegionComputation:
         return self._finished(logits).plan
 
     def params(self) -> list[Any]:
-        computed = iter(self._compute())
-        return [next(computed) if s.computed else _tensor(s.read(), self.dtype) for s in self._sources]
+        values = [_values(source.read(), self.dtype) for source in self._sources]
+        places = [i for i, source in enumerate(self._sources) if source.compute is not None]
+        if places:
+            for i, value in zip(places, self._computed([values[i] for i in places])):
+                values[i] = value
+        return values
 
-    def _compute(self) -> list[Any]:
-        """The params that are computed from variables: by one function, since in eager mode every operation costs."""
-        if not any(source.computed for source in self._sources):
-            return []
-        return self._computed() if tf.executing_eagerly() else self._read_computed()
+    def _computed(self, given: Sequence[Sequence[Any]]) -> list[Any]:
+        """The params that are computed from others, given these."""
+        flat = keras.tree.flatten(given)
+        if not tf.executing_eagerly() or not all(x is None or isinstance(x, tf.Variable) for x in flat):
+            return self._compute(given)
+        # By a function of variables that it knows: a quarter of the cost of its operations, or of handing them in.
+        known, function = self._function
+        if len(known) != len(flat) or any(a is not b for a, b in zip(flat, known)):
+            function = tf.function(lambda: self._compute(given), autograph=False).get_concrete_function()
+            self._function = flat, function
+        return function()
 
-    def _read_computed(self) -> list[Any]:
-        return [tf.convert_to_tensor(source.read()) for source in self._sources if source.computed]
-
-    @functools.cached_property
-    def _computed(self) -> Any:
-        return tf.function(self._read_computed, autograph=False).get_concrete_function()
+    def _compute(self, given: Sequence[Sequence[Any]]) -> list[Any]:
+        computes = [source.compute for source in self._sources if source.compute is not None]
+        return [compute(*operands) for compute, operands in zip(computes, given)]
 
     def operands(self, inputs: Sequence[Any]) -> Operands:
         rows = [_as_rows(x, self._region.lead, tensor) for x, tensor in zip(inputs, self._region.inputs)]
@@ -163,9 +188,18 @@ class RegionComputation:
         return [values[tensor] for tensor in self._region.outputs]
 
 
-def _tensor(weight: Any, dtype: str) -> Any:
+def _same_rows(inputs: Sequence[Any], lead: int) -> bool:
+    """Whether the leading dimensions are equal, as far as they are known."""
+    rows = [x.shape[:lead] for x in inputs if x is not None]
+    return all(first.is_compatible_with(other) for first, other in zip(rows, rows[1:]))
+
+
+def _values(weight: Any, dtype: str) -> Any:
+    """A weight as a tensor, or a tuple of them; None is left."""
     if isinstance(weight, keras.Variable):
         return weight.value
+    if isinstance(weight, tuple):
+        return tuple(_values(w, dtype) for w in weight)
     return tf.constant(weight, dtype) if isinstance(weight, np.ndarray) else weight
 
 

@@ -72,14 +72,14 @@ class Source:
     Attributes:
         key: what makes two of them one.
         shape: of the param.
-        read: gives the variable, tensor or array as it is now.
-        computed: whether `read` computes it from variables, by TensorFlow.
+        read: gives the variable, tensor or array as it is now; with `compute`, a tuple of what it is computed from.
+        compute: what TensorFlow makes of these, each a tensor, or None where `read` gives None.
     """
 
     key: Hashable
     shape: tuple[int, ...]
     read: Callable[[], Any]
-    computed: bool = False
+    compute: Callable[..., Any] | None = None
 
 
 class RowProgram:
@@ -93,7 +93,7 @@ class RowProgram:
         widths: of those values.
         sources: where the params come from, each once.
         masks: (what draws it, the shape of a row) of each mask, which the region is given behind its inputs.
-        logits: by a value that a sigmoid or softmax gives, the view that went into it.
+        logits: for a view that a sigmoid or softmax gives, the view that went into it.
     """
 
     def __init__(self, lead: int = 1, training: bool = False, dtype: str = "float32") -> None:
@@ -106,7 +106,7 @@ class RowProgram:
         self.sources: list[Source] = []
         self.masks: list[tuple[Any, tuple[int, ...]]] = []
         self._mask_values: list[int] = []
-        self.logits: dict[int, View] = {}
+        self.logits: dict[View, View] = {}
         self._joined: dict[bytes, Range] = {}
 
     # Values and params.
@@ -124,12 +124,14 @@ class RowProgram:
         self._mask_values.append(_value_of(view))
         return view
 
-    def param(self, key: Hashable, shape: Sequence[int], read: Callable[[], Any], computed: bool = False) -> int:
-        """A weight, or something computed from weights; the same key is the same param."""
+    def param(
+        self, key: Hashable, shape: Sequence[int], read: Callable[[], Any], compute: Callable[..., Any] | None = None
+    ) -> int:
+        """A weight, or something computed from weights (see `Source`); the same key is the same param."""
         for i, source in enumerate(self.sources):
             if source.key == key:
                 return i
-        self.sources.append(Source(key, tuple(shape), read, computed))
+        self.sources.append(Source(key, tuple(shape), read, compute))
         return len(self.sources) - 1
 
     def weight(self, layer: Any, name: str) -> int:
@@ -166,7 +168,7 @@ class RowProgram:
                 [x.columns], lambda srcs, dst, _: Merge("add", ((srcs[0], 1.0),), None, None, activation, dst)
             )
         if activation.name in ("sigmoid", "softmax"):
-            self.logits[_value_of(y)] = x
+            self.logits[y] = x
         return y
 
     def merge(self, op: str, views: Sequence[View], scales: Sequence[float] | None = None) -> View:
@@ -232,13 +234,6 @@ class RowProgram:
         given = [self._given(view) for view in outputs]
         shapes = [source.shape for source in self.sources]
         return finish(self.steps, self.widths, [*self.inputs, *self._mask_values], shapes, given)
-
-    def output_logits(self, view: View) -> View | None:
-        """What went into the sigmoid or softmax that a whole view comes from; None where it comes from none."""
-        values = np.unique(view.columns >> _VALUE_BITS)
-        if len(values) != 1 or view.size != self.widths[int(values[0])] or not _is_range(view.columns.ravel()):
-            return None
-        return self.logits.get(int(values[0]))
 
     def inline(self, plan: Plan, views: Sequence[View], params: Sequence[int]) -> list[View]:
         """The outputs of a whole plan on `views`; `params` are this program's."""
