@@ -15,7 +15,7 @@ from fusedsplit.models import graph
 from fusedsplit.models.graph import Graph
 from fusedsplit.tools import check_model
 from fusedsplit.tools.check_report import CheckReport, Row, worst_row
-from fusedsplit.tools.derivatives import Program, State, Tensors, TracedProgram
+from fusedsplit.tools.derivatives import Program, State, Tensors, TracedProgram, true_moments
 
 FLOAT64 = "both in float64"
 
@@ -34,34 +34,39 @@ def check(
     rng = np.random.default_rng(seed)
     arrays = _arrays(subject, other, inputs, batch, rng)
     weights, others = _paired_weights(subject, other)
-    state, before = State([layer]), State([against])
-    its_state = State([against])
+    before, state, its_state = State([layer, against]), State([layer]), State([against])
     its_state.draw_as(state)
     program = Program(subject.function(inputs, training), weights, state)
     its_program = Program(other.function(inputs, training), others, its_state)
+    with true_moments() as notes:
+        rows, orders = _compare(program, its_program, arrays, backends or ["auto"], seed, other.depth)
+    before.restore()
+    skipped = {} if len(orders) == 3 else {"second order": ["TensorFlow cannot differentiate one of them twice"]}
+    title = f"{layer.name} against {against.name}"
+    return CheckReport(title, tuple(rows), skipped, "the other one", tuple(notes))
+
+
+def _compare(
+    program: Program, other: Program, arrays: Tensors, backends: Sequence[str], seed: int, depth: int
+) -> tuple[list[Row], list[str]]:
+    """The rows, and the orders that both can be differentiated to."""
     with dispatch.use_backend("reference"):
-        outputs, its_outputs = program.outputs(arrays), its_program.outputs(arrays)
-        _check_outputs(outputs, its_outputs)
-        point, its_point = (p.point(arrays, np.random.default_rng(seed)) for p in (program, its_program))
-        traced, its_traced = program.trace(point), its_program.trace(its_point)
-    roundoff = its_traced.roundoff(max(point.unit, its_point.unit), other.depth, rng)
+        outputs = program.outputs(arrays)
+        _check_outputs(outputs, other.outputs(arrays))
+        point, its_point = (p.point(arrays, np.random.default_rng(seed)) for p in (program, other))
+        traced, its_traced = program.trace(point), other.trace(its_point)
+    roundoff = its_traced.roundoff(max(point.unit, its_point.unit), depth, np.random.default_rng(seed))
     orders = [order for order in traced.orders if order in its_traced.orders]
-    names = check_model.order_names(
-        [f"input {i}" for i in range(len(arrays))],
-        [f"output {i}" for i in range(len(outputs))],
-        [v.path for v in subject.weights],
-        arrays,
-    )
-    rows = [_weights_row(weights, others, names["gradient"][-len(weights) :])]
+    variables = [v.name.partition(":")[0] for v in program.variables]
+    inputs = [f"input {i}" for i in range(len(arrays))]
+    names = check_model.order_names(inputs, [f"output {i}" for i in range(len(outputs))], variables, arrays)
+    rows = [_weights_row(program.variables, other.variables, variables)]
     rows += [_row(FLOAT64, order, traced.exact, its_traced, roundoff, names, proven=True) for order in orders]
-    for name in backends or ["auto"]:
+    for name in backends:
         with dispatch.use_backend(dispatch.check_name(name)):
             found = program.run(point, orders)
         rows += [_row(name, order, found, its_traced, roundoff, names) for order in orders]
-    state.restore()
-    before.restore()
-    skipped = {} if len(orders) == 3 else {"second order": ["TensorFlow cannot differentiate one of them twice"]}
-    return CheckReport(f"{layer.name} against {against.name}", tuple(rows), skipped, against="the other one")
+    return rows, orders
 
 
 def _row(
@@ -194,4 +199,4 @@ def _weights_row(weights: Sequence[Any], others: Sequence[Any], names: Sequence[
     mine, its = (
         [np.asarray(tf.cast(v, kind)).astype(np.float64) for v, kind in zip(vs, kinds)] for vs in (weights, others)
     )
-    return worst_row("weights", "value", mine, its, [], [0.0] * len(mine), [name.removeprefix("by ") for name in names])
+    return worst_row("weights", "value", mine, its, [], [0.0] * len(mine), names)

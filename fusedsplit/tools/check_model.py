@@ -16,7 +16,7 @@ from fusedsplit.models.graph import Call, Graph, Tensor
 from fusedsplit.models.region import Region
 from fusedsplit.tools.call_names import kinds
 from fusedsplit.tools.check_report import CheckReport, Row, usable_backends, worst_row
-from fusedsplit.tools.derivatives import Program, State, Tensors
+from fusedsplit.tools.derivatives import Program, State, Tensors, true_moments
 
 ANY_SIZE = 5  # of an axis that is neither rows nor known
 
@@ -33,15 +33,16 @@ def check(
     rows: list[Row] = []
     skipped: dict[str, list[str]] = {}
     schedule = fused.schedule(training)
-    for number, region in enumerate(schedule.regions, 1):
-        given = [np.asarray(values[tensor], region.dtype) for tensor in region.inputs]
-        where = f"region {number}: " if len(schedule.regions) > 1 else ""
-        found, not_run = _check_region(region, given, backends, state, rng, where)
-        rows += found
-        for name, reasons in not_run.items():
-            skipped.setdefault(name, []).extend(r for r in reasons if r not in skipped.get(name, ()))
+    with true_moments() as notes:
+        for number, region in enumerate(schedule.regions, 1):
+            given = [np.asarray(values[tensor], region.dtype) for tensor in region.inputs]
+            where = f"region {number}: " if len(schedule.regions) > 1 else ""
+            found, not_run = _check_region(region, given, backends, state, rng, where)
+            rows += found
+            for name, reasons in not_run.items():
+                skipped.setdefault(name, []).extend(r for r in reasons if r not in skipped.get(name, ()))
     state.restore()
-    return CheckReport(fused.name, tuple(rows), skipped, notes=_notes(schedule, training))
+    return CheckReport(fused.name, tuple(rows), skipped, notes=(*_notes(schedule, training), *notes))
 
 
 def _notes(schedule: Any, training: bool) -> tuple[str, ...]:

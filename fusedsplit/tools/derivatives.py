@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def derivatives(
             y = list(function())
             floats = [t for t in y if t.dtype.is_floating]
         first = _gradient(inner, floats, sources, upstream)
-        along = tf.add_n([tf.reduce_sum(g * d) for g, d in zip(first, directions)]) if second else None
+        along = _sum(tf.reduce_sum(g * d) for g, d in zip(first, directions)) if second else None
     found = {"value": y, "gradient": first}
     if second:
         found["second order"] = _gradient(outer, along, [*sources, *upstream], None)
@@ -50,6 +51,39 @@ def derivatives(
 def _gradient(tape: tf.GradientTape, target: Any, sources: Sequence[Any], upstream: Any) -> list[Any]:
     gradients = tape.gradient(target, sources, output_gradients=upstream, unconnected_gradients="zero")
     return [tf.convert_to_tensor(g) for g in gradients]  # those of an embedding are IndexedSlices
+
+
+def _sum(scalars: Iterable[tf.Tensor]) -> tf.Tensor:
+    """In the finest of their dtypes."""
+    scalars = list(scalars)
+    finest = max((x.dtype for x in scalars), key=lambda kind: kind.size)
+    return tf.add_n([tf.cast(x, finest) for x in scalars])
+
+
+@contextlib.contextmanager
+def true_moments() -> Iterator[list[str]]:
+    """Within it `tf.nn.moments` has its true second derivative; gives what to say of that, where it is used.
+
+    TensorFlow's holds the mean constant within the variance: right for the gradient, but not for the gradient of that.
+    Not for several threads at once.
+    """
+    notes: list[str] = []
+
+    def moments(x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: Any = None) -> tuple[Any, Any]:
+        notes[:] = [
+            "second order: by the true derivatives of a normalization; in those that Keras has, tf.nn.moments takes "
+            "the mean for constant"
+        ]
+        mean = tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
+        return (mean if keepdims else tf.squeeze(mean, axes)), variance
+
+    original = tf.nn.moments
+    tf.nn.moments = moments
+    try:
+        yield notes
+    finally:
+        tf.nn.moments = original
 
 
 class State:

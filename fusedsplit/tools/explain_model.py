@@ -18,6 +18,7 @@ from fusedsplit.tools import gain, model_text
 from fusedsplit.tools.call_names import paths
 from fusedsplit.tools.gain import Gain
 
+RAISES = "raises"
 KERAS_LOOP = "Keras' own loop, which calls the model in a graph (native loops are not part of this version)"
 
 
@@ -110,8 +111,9 @@ class ModelExplanation:
 
     @functools.cached_property
     def gain(self) -> Gain | None:
-        """What fusing may bring, None where nothing is fused: the model is traced when this is first asked for."""
-        return gain.expected(self._fused, self.regions)
+        """What fusing may bring, None where nothing is fused or can run: the model is traced when it is first asked for."""
+        runs = not any(found.choices["graph"].startswith(RAISES) for found in self.inference.regions)
+        return gain.expected(self._fused, self.regions) if self.regions and runs else None
 
     def __str__(self) -> str:
         return model_text.show(self)
@@ -166,7 +168,7 @@ def _choices(region: Region, plan: Plan, backend: str) -> dict[str, str]:
         try:
             choice = dispatch.choose(backend, None if unfusable else plan, context, unfusable)
         except ValueError:
-            choices[situation] = f"raises: backend={backend!r} cannot run there"
+            choices[situation] = f"{RAISES}: backend={backend!r} cannot run there"
             continue
         why = "; ".join(unfusable) if choice.name == "reference" and unfusable else choice.why
         choices[situation] = f"{choice.name} ({why})"

@@ -52,10 +52,8 @@ def _times(x: float) -> str:
     return f"{x:.1f}" if x < 10 else f"{x:.0f}"
 
 
-def expected(fused: Any, regions: Sequence[Region]) -> Gain | None:
-    """What to expect of a FusedModel at inference; None where nothing of it is fused."""
-    if not regions:
-        return None
+def expected(fused: Any, regions: Sequence[Region]) -> Gain:
+    """What to expect of a FusedModel that runs these regions at inference."""
     inside = {call for region in regions for call in region.calls}
     costs = {call: 1.0 if call.is_layer else OPERATION for call in fused.graph.calls}
     left = sum(cost for call, cost in costs.items() if call not in inside)

@@ -28,8 +28,8 @@ def show(explanation: ModelExplanation) -> str:
     if regions:
         paragraphs.append("backends\n" + _indented(_backends(regions)))
     paragraphs.append("loops\n" + _indented(_grouped(explanation.loops)))
-    gain = explanation.gain
-    text = "none: nothing of it is fused" if gain is None else str(gain)
+    nothing = "none: a call raises" if explanation.regions else "none: nothing of it is fused"
+    text = nothing if explanation.gain is None else str(explanation.gain)
     paragraphs.append("expected gain\n" + "\n".join(_wrapped(line) for line in text.splitlines()))
     notes = [*explanation.notes, *_mask_notes(regions)]
     if notes:
