@@ -55,6 +55,48 @@ def _bench(args: argparse.Namespace) -> int:
     return bench(args)
 
 
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a .keras file, of a fused model or a plain one")
+    _unsafe_argument(parser)
+
+
+def _unsafe_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unsafe", action="store_true", help="load Lambdas too, which runs Python code that the file holds"
+    )
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from fusedsplit.tools.files import explain_file
+
+    return _on_files("explain", lambda: explain_file(args.model, args.unsafe))
+
+
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a .keras file, of a fused model or a plain one")
+    parser.add_argument("target", help="the .keras file to write, of the other kind")
+    parser.add_argument("--force", action="store_true", help="overwrite the target if it exists")
+    _unsafe_argument(parser)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from fusedsplit.tools.files import convert
+
+    return _on_files("convert", lambda: convert(args.source, args.target, args.unsafe, args.force))
+
+
+def _on_files(command: str, run: Callable[[], str]) -> int:
+    """Prints what `run` gives, or why a file cannot be read or written."""
+    from fusedsplit.tools.files import FileError
+
+    try:
+        print(run())
+    except (FileError, OSError) as error:
+        print(f"fusedsplit {command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 _Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 _COMMANDS: dict[str, _Command] = {
     "info": ("versions, ISA, threads, and which backends are usable", _no_arguments, _info),
@@ -63,6 +105,12 @@ _COMMANDS: dict[str, _Command] = {
         "equivalence, training on real data, and the comparison with Lambda + tf.split",
         _bench_arguments,
         _bench,
+    ),
+    "explain": ("what of a model in a file is fused, or would be, and why not the rest", _explain_arguments, _explain),
+    "convert": (
+        "write the fused form of a plain model's file, or the plain form of a fused one's",
+        _convert_arguments,
+        _convert,
     ),
 }
 

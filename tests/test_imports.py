@@ -42,7 +42,11 @@ ORDER = (
     {"models.region"},
     {"models.regions"},
     {"models.fused_model"},
-    {"tools.check", "tools.explain", "tools.info"},
+    {"tools.check_report", "tools.float64", "tools.call_names", "tools.info"},
+    {"tools.derivatives", "tools.gain", "tools.model_text"},
+    {"tools.check_model", "tools.explain_model"},
+    {"tools.check_against", "tools.explain"},
+    {"tools.check", "tools.files"},
     {"tools.suite"},
 )
 # Rooms whose own file holds nothing but a docstring.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,76 +14,36 @@ from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import Operands
 from fusedsplit.layers.computation import LayerComputation, SpecComputation
 from fusedsplit.layers.spec import SplitSpec
-from fusedsplit.tools.tables import table
+from fusedsplit.tools import check_against, check_model
+from fusedsplit.tools.check_report import ORDERS, CheckReport, usable_backends, worst_row
+from fusedsplit.tools.derivatives import derivatives, largest_errors
 
-ORDERS = ("value", "gradient", "second order")
 Tensors = list[np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """The worst element of one backend in one order of differentiation.
-
-    `error` is the largest absolute error against float64; `ratio` the largest error relative to what is allowed at
-    that element, so that the check holds where it is at most 1.
-    """
-
-    backend: str
-    order: str
-    error: float
-    unfused_error: float
-    ratio: float
-
-    @property
-    def ok(self) -> bool:
-        return self.ratio <= 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckReport:
-    """What `check` found; prints as a table."""
-
-    name: str
-    rows: tuple[Row, ...]
-    skipped: dict[str, list[str]]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every backend that can run held every bound."""
-        return bool(self.rows) and all(row.ok for row in self.rows)
-
-    def __str__(self) -> str:
-        header = ("backend", "order", "largest error", "unfused Keras' own", "of allowed", "")
-        rows = [
-            (
-                r.backend,
-                r.order,
-                f"{r.error:.2e}",
-                f"{r.unfused_error:.2e}",
-                f"{r.ratio:.2f}",
-                "ok" if r.ok else "FAILED",
-            )
-            for r in self.rows
-        ]
-        lines = [f"{self.name}: {'ok' if self.ok else 'FAILED'}", table(header, rows)]
-        lines += [f"{name}: skipped, {'; '.join(reasons)}" for name, reasons in self.skipped.items()]
-        return "\n".join(lines)
 
 
 def check(
     layer: Any,
     inputs: Any = None,
     *,
+    against: Any = None,
     training: bool = False,
     batch: int = 37,
     backends: Sequence[str] | None = None,
     seed: int = 0,
 ) -> CheckReport:
-    """Compares every backend with the unfused computation in float64.
+    """Compares every backend with the unfused computation in float64; or two models, or layers, of equal weights.
 
-    An element passes if its error is at most `max(2 e, 2 u n m)`, where e is the largest error that the unfused Keras
-    computation itself makes in the layer's dtype, u the unit roundoff of that dtype, n the number of products in a
-    chain, and m the magnitude of the element: the same computation on absolute values, `|x||W| + |b|`.
+    An element of a layer passes if its error is at most `max(2 e, 2 u n m)`, where e is the largest error that the
+    unfused Keras computation itself makes in the layer's dtype, u the unit roundoff of that dtype, n the number of
+    products in a chain, and m the magnitude of the element: the same computation on absolute values, `|x||W| + |b|`.
+
+    Of a model every region is checked, with the inputs that it has within the model, and the gradients of its inputs
+    and variables. There is no plan in the reference: it is the graph of TensorFlow operations that the Keras layers
+    themselves trace, every float in it a double. In the place of `u n m` stands n times the largest change of the
+    tensor when each input and weight is changed by one u, up or down.
+
+    With `against`, `layer` is compared with another model or layer that should compute the same from equal weights:
+    both in float64, and what `layer` gives in its own dtype with what the other one gives in float64.
 
     Example:
 
@@ -93,22 +53,41 @@ def check(
     >>> layer.build((None, 10))
     >>> fs.check(layer).ok
     True
+    >>> fs.check(layer, against=fs.reference(layer)).ok
+    True
 
     Args:
-        layer: a built fused layer; or a `SplitSpec`, checked with random weights and split points.
-        inputs: an array or a list of them; random normal ones by default.
-        training: whether to check what a layer computes while training: dropout with the masks of one draw, a learned
-            split with its soft mask.
+        layer: a built fused layer; a `SplitSpec`, checked with random weights and split points; or a Keras model, fused
+            or not: then what `fs.fuse` would make of it is checked.
+        inputs: an array or a structure of them; random normal ones by default.
+        against: a Keras model or layer to compare with.
+        training: whether to check what is computed while training: dropout with the masks of one draw, a learned split
+            with its soft mask.
         batch: the number of rows of random inputs.
-        backends: names of backends; every one by default, those that cannot run being listed as skipped.
+        backends: names of backends; every one by default, those that cannot run being listed as skipped. With
+            `against`, "auto" by default.
         seed: of the random inputs and upstream gradients.
 
     Returns:
         A `CheckReport`: `.ok`, `.rows`, printable.
 
     Raises:
-        ValueError: if the layer is not built or can only run its sub-layers, or a named backend cannot run.
+        TypeError: if `layer` is nothing that can be checked.
+        ValueError: if the layer is not built or can only run its sub-layers, the model's graph cannot be seen, the two
+            models have other inputs, outputs or weights, or a named backend cannot run.
     """
+    if against is not None:
+        return check_against.check(layer, against, inputs, training, batch, backends, seed)
+    if isinstance(layer, keras.Model):
+        return check_model.check(layer, inputs, training, batch, backends, seed)
+    if not isinstance(layer, SplitSpec) and not hasattr(layer, "computation"):
+        raise TypeError(f"expected a fused layer, a SplitSpec or a Keras model. Received: {layer!r}")
+    return _check_layer(layer, inputs, training, batch, backends, seed)
+
+
+def _check_layer(
+    layer: Any, inputs: Any, training: bool, batch: int, backends: Sequence[str] | None, seed: int
+) -> CheckReport:
     is_spec = isinstance(layer, SplitSpec)
     computation: SpecComputation = SpecComputation(layer, "float32") if is_spec else layer.computation(training)
     spec, dtype = computation.spec, computation.dtype
@@ -122,7 +101,7 @@ def check(
     else:
         operands = _random_operands(spec, inputs, rng)
     case = _Case(operands, spec.output_widths, rng)
-    usable, skipped = _usable(computation, backends)
+    usable, skipped = usable_backends(computation, backends)
     exact = case.run(computation.unfused, "float64")
     unfused = case.run(computation.unfused, dtype)
     magnitude = case.run(computation.magnitude, "float64", absolute=True)
@@ -132,7 +111,9 @@ def check(
     for name in usable:
         found = case.run(functools.partial(dispatch.run, computation, backend=name), dtype)
         for order in ORDERS:
-            rows.append(_row(name, order, found[order], exact[order], unfused[order], magnitude[order], roundoff))
+            own = largest_errors(unfused[order], exact[order])
+            allowed = [np.maximum(2 * e, roundoff * m) for e, m in zip(own, magnitude[order])]
+            rows.append(worst_row(name, order, found[order], exact[order], own, allowed))
     return CheckReport(getattr(layer, "name", "spec"), tuple(rows), skipped)
 
 
@@ -150,17 +131,6 @@ def _operands(computation: LayerComputation, inputs: Tensors) -> Operands:
     call = computation.operands([tf.constant(x) for x in inputs])
     inputs, params = ([np.asarray(tf.convert_to_tensor(t)) for t in ts] for ts in (call.inputs, call.params))
     return Operands(inputs, params, call.points)
-
-
-def _usable(computation: SpecComputation, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
-    context = dispatch.current_context(computation.dtype)
-    against = dispatch.reasons_against(computation.plan(), context, ())
-    if backends is None:
-        return [n for n in against if not against[n]], {n: r for n, r in against.items() if r}
-    for name in backends:
-        if against[dispatch.check_name(name)]:
-            raise ValueError(f"expected backends that can run. Received: {name!r}, but {'; '.join(against[name])}")
-    return list(backends), {}
 
 
 class _Case:
@@ -181,37 +151,5 @@ class _Case:
             return [tf.constant(np.abs(a) if absolute else a, dtype) for a in arrays]
 
         x, p, dy, v = map(tensors, (self.inputs, self.params, self.upstream, self.directions))
-        with tf.GradientTape() as outer:
-            outer.watch([*x, *p, *dy])
-            with tf.GradientTape() as inner:
-                inner.watch([*x, *p])
-                y = function(Operands(x, p, self.points))
-            first = inner.gradient(y, [*x, *p], output_gradients=dy, unconnected_gradients="zero")
-            along = tf.add_n([tf.reduce_sum(g * d) for g, d in zip(first, v)])
-        second = outer.gradient(along, [*x, *p, *dy], unconnected_gradients="zero")
-        found = dict(zip(ORDERS, (y, first, second)))
+        found = derivatives(lambda: function(Operands(x, p, self.points)), [*x, *p], dy, v)
         return {order: [np.asarray(t, np.float64) for t in ts] for order, ts in found.items()}
-
-
-def _row(
-    name: str,
-    order: str,
-    found: Tensors,
-    exact: Tensors,
-    unfused: Tensors,
-    magnitude: Tensors,
-    roundoff: float,
-) -> Row:
-    error = unfused_error = ratio = 0.0
-    for f, e, u, m in zip(found, exact, unfused, magnitude):
-        if not f.size:
-            continue
-        own = float(np.max(np.abs(u - e)))
-        errors = np.abs(f - e)
-        allowed = np.maximum(2 * own, roundoff * m)
-        worst = np.max(np.divide(errors, allowed, out=np.where(errors > 0, np.inf, 0.0), where=allowed > 0))
-        if not np.isfinite(f).all():
-            worst = np.inf
-        error, unfused_error = max(error, float(errors.max())), max(unfused_error, own)
-        ratio = max(ratio, float(worst))
-    return Row(name, order, error, unfused_error, ratio)

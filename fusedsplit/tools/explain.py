@@ -1,13 +1,17 @@
-"""`fs.explain`: which backend runs a layer, where, and what speaks against each other one."""
+"""`fs.explain`: which backend runs a layer, where, and what speaks against each other one; the entry for models."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import keras
+
 from fusedsplit import config
 from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import CallContext
+from fusedsplit.tools import explain_model
+from fusedsplit.tools.explain_model import ModelExplanation
 from fusedsplit.tools.tables import table
 
 
@@ -53,8 +57,9 @@ def _by_reason(situations: dict[str, list[str]]) -> dict[str, list[str]]:
     return grouped
 
 
-def explain(layer: Any) -> Explanation:
-    """Which backend runs `layer`, in each situation, and the reasons against each other one.
+def explain(layer: Any) -> Explanation | ModelExplanation:
+    """Which backend runs a layer, in each situation, and the reasons against each other one; or what of a model is
+    fused, or would be by `fs.fuse`, and why not the rest.
 
     Example:
 
@@ -63,18 +68,26 @@ def explain(layer: Any) -> Explanation:
     >>> layer = fs.SplitDense(Dense(8), [Dense(4), Dense(6)])
     >>> layer.build((None, 10))
     >>> print(fs.explain(layer))  # doctest: +SKIP
+    >>> import keras
+    >>> x = keras.Input((10,))
+    >>> model = keras.Model(x, keras.layers.Softmax(axis=0)(Dense(4)(Dense(8)(x))))
+    >>> explanation = fs.explain(model)
+    >>> len(explanation.regions), list(explanation.left)
+    (1, ['its activation softmax is not one that can be fused'])
 
     Args:
-        layer: a built `SplitDense` or `MergeDense`.
+        layer: a built fused layer, or a Keras model, fused or not.
 
     Returns:
-        An `Explanation`, which prints as a table.
+        An `Explanation` of a layer, a `ModelExplanation` of a model; both print as tables.
 
     Raises:
-        ValueError: if `layer` is not a built fusedsplit layer.
+        ValueError: if `layer` is neither a built fusedsplit layer nor a model whose graph can be seen.
     """
+    if isinstance(layer, keras.Model):
+        return explain_model.explain(layer)
     if not hasattr(layer, "unfusable_reasons") or not layer.built:
-        raise ValueError(f"expected a built SplitDense or MergeDense. Received: {layer!r}")
+        raise ValueError(f"expected a built fused layer, or a Keras model. Received: {layer!r}")
     dtype = layer.compute_dtype
     situations = {
         "eager": (CallContext(dtype), False),

@@ -37,12 +37,16 @@ def without_second_order(y):
     return tf.identity(y), lambda dy: tf.stop_gradient(dy)
 
 
+def _first(t):
+    return tf.reshape(t, [-1])[0]
+
+
 WRONG = {
     "value": (lambda y, x, p: y + 1e-4, "value"),
     "one element": (lambda y, x, p: y + tf.one_hot([0] * y.shape[0], y.shape[-1]) * 1e-4, "value"),
     "not a number": (lambda y, x, p: y * np.nan, "value"),
     "gradient": (lambda y, x, p: with_half_the_gradient(y), "gradient"),
-    "gradient of one bias": (lambda y, x, p: y + 1e-3 * (p[1][0] - tf.stop_gradient(p[1][0])), "gradient"),
+    "gradient of one weight": (lambda y, x, p: y + 1e-3 * (_first(p[1]) - tf.stop_gradient(_first(p[1]))), "gradient"),
     "second order": (lambda y, x, p: without_second_order(y), "second order"),
 }
 
