@@ -41,6 +41,7 @@ ORDER = (
     {"models.calls"},
     {"models.region"},
     {"models.regions"},
+    {"models.eager"},
     {"models.fused_model"},
     {"tools.check_report", "tools.float64", "tools.call_names", "tools.info"},
     {"tools.derivatives", "tools.gain", "tools.model_text"},

@@ -37,6 +37,23 @@ class Operands(NamedTuple):
 Run = Callable[["Plan", Sequence[Any], Sequence[Any], Sequence[Any]], list[Any]]
 
 
+class Planned(Protocol):
+    """What has a plan, or reasons against one."""
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in."""
+        ...
+
+    def unfusable_reasons(self) -> list[str]:
+        """Why a call now can only run unfused; empty where the plan may run."""
+        ...
+
+    def plan(self, logits: bool = False) -> Plan:
+        """What is computed."""
+        ...
+
+
 class OnOperands(Protocol):
     """What runs on operands that are given, by a backend or without a plan."""
 

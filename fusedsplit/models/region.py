@@ -157,7 +157,7 @@ class RegionComputation:
         if len(known) != len(flat) or any(a is not b for a, b in zip(flat, known)):
             function = tf.function(lambda: self._compute(given), autograph=False).get_concrete_function()
             self._function = flat, function
-        return function()
+        return list(function())
 
     def _compute(self, given: Sequence[Sequence[Any]]) -> list[Any]:
         computes = [source.compute for source in self._sources if source.compute is not None]

@@ -98,7 +98,7 @@ class _Subject:
         self.graph: Graph | None = None if functional is None else graph.read(functional)
 
     @property
-    def shapes(self) -> list[tuple] | None:
+    def shapes(self) -> list[tuple[Any, ...]] | None:
         """Of its inputs, where they are known."""
         if self.graph is not None:
             return [tensor.shape for tensor in self.graph.inputs]

@@ -89,7 +89,7 @@ def _check_region(
 
 def _fused(region: Region, backend: str) -> Any:
     computation = region.computation
-    return lambda inputs: dispatch.run(computation, computation.operands(inputs), backend)
+    return lambda inputs: computation.execute(dispatch.BACKENDS[backend].run, computation.operands(inputs))
 
 
 def variables_of(layers: Sequence[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fusedsplit.backends import dispatch
-from fusedsplit.backends.base import Computation
+from fusedsplit.backends.base import Planned
 from fusedsplit.tools.tables import table
 
 ORDERS = ("value", "gradient", "second order")
@@ -136,7 +136,7 @@ def worst_row(
     return Row(backend, order, error, max(own, default=0.0), ratio, where)
 
 
-def usable_backends(computation: Computation, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
+def usable_backends(computation: Planned, backends: Sequence[str] | None) -> tuple[list[str], dict[str, list[str]]]:
     """The backends that are checked on a computation, and why each other one is not.
 
     Raises:

@@ -155,7 +155,8 @@ class Program:
         """Everything, in eager mode, as float64 arrays."""
         self._state.restore()
         tensors = ([tf.constant(a) for a in arrays] for arrays in (point.inputs, point.upstream, point.directions))
-        found = self._at(*tensors, orders)
+        inputs, upstream, directions = tensors
+        found = self._at(inputs, upstream, directions, orders)
         return {order: [np.asarray(t).astype(np.float64) for t in ts] for order, ts in found.items()}
 
     def trace(self, point: Point) -> TracedProgram:
@@ -168,7 +169,9 @@ class Program:
                     raise
         raise AssertionError
 
-    def _at(self, inputs: Sequence[Any], upstream: Sequence[Any], directions: Sequence[Any], orders: Sequence[str]):
+    def _at(
+        self, inputs: Sequence[Any], upstream: Sequence[Any], directions: Sequence[Any], orders: Sequence[str]
+    ) -> Any:
         sources = [*(x for x in inputs if x.dtype.is_floating), *self.variables]
         return derivatives(lambda: self._function(list(inputs)), sources, upstream, directions, orders)
 
@@ -232,4 +235,4 @@ def largest_errors(found: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> 
 
 
 def is_float(array: np.ndarray) -> bool:
-    return tf.as_dtype(array.dtype).is_floating
+    return bool(tf.as_dtype(array.dtype).is_floating)

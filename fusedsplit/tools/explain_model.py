@@ -111,7 +111,7 @@ class ModelExplanation:
 
     @functools.cached_property
     def gain(self) -> Gain | None:
-        """What fusing may bring, None where nothing is fused or can run: the model is traced when it is first asked for."""
+        """What fusing may bring; None where nothing is fused or can run. The first time, it traces the model."""
         runs = not any(found.choices["graph"].startswith(RAISES) for found in self.inference.regions)
         return gain.expected(self._fused, self.regions) if self.regions and runs else None
 
@@ -188,7 +188,7 @@ def _behind_masks(graph: Graph) -> dict[Call, set[Call]]:
 
 def _gives_mask(operation: Any) -> bool:
     if isinstance(operation, keras.layers.Embedding):
-        return operation.mask_zero
+        return bool(operation.mask_zero)
     return isinstance(operation, keras.layers.Masking)
 
 

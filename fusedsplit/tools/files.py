@@ -23,7 +23,7 @@ class FileError(ValueError):
     """A file that cannot be read as a model, or must not be written."""
 
 
-def load(path: str | os.PathLike, unsafe: bool = False, compiled: bool = False) -> keras.Model:
+def load(path: str | os.PathLike[str], unsafe: bool = False, compiled: bool = False) -> keras.Model:
     """The model in a `.keras` file.
 
     Args:

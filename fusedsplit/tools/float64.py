@@ -95,7 +95,7 @@ class _Captured:
 
 
 def _is_float(array: np.ndarray) -> bool:
-    return tf.as_dtype(array.dtype).is_floating
+    return bool(tf.as_dtype(array.dtype).is_floating)
 
 
 def _double(array: np.ndarray) -> np.ndarray:

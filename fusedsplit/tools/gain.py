@@ -67,7 +67,7 @@ def expected(fused: Any, regions: Sequence[Region]) -> Gain:
         return [values[tensor] for tensor in fused.graph.outputs]
 
     def as_fused(tensors: list[Any]) -> list[Any]:
-        return keras.tree.flatten(fused(keras.tree.pack_sequence_as(structure, tensors), training=False))
+        return list(keras.tree.flatten(fused(keras.tree.pack_sequence_as(structure, tensors), training=False)))
 
     signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in fused.graph.inputs]
     with dispatch.use_backend("reference"):  # fused layers of the model as well

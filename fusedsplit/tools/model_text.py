@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusedsplit.tools.call_names import count, kinds, paths
 from fusedsplit.tools.tables import table
@@ -72,7 +72,7 @@ def _mode(mode: Mode, when: str) -> str:
 
 def _regions(regions: Sequence[FusedRegion]) -> str:
     """A line for each kind of region, since deep models repeat themselves."""
-    alike: dict[tuple, list[int]] = {}
+    alike: dict[tuple[Any, ...], list[int]] = {}
     for number, region in enumerate(regions, 1):
         alike.setdefault(_row(region)[1:], []).append(number)
     rows = [(_numbers(numbers), paths(regions[numbers[0] - 1].region.calls, 2), *row) for row, numbers in alike.items()]
@@ -81,7 +81,7 @@ def _regions(regions: Sequence[FusedRegion]) -> str:
     return text + _more(len(rows) - MOST_LINES, "kind of region", "`.regions` has them")
 
 
-def _row(found: FusedRegion) -> tuple:
+def _row(found: FusedRegion) -> tuple[Any, ...]:
     rows = "batch" if found.rows == 1 else f"batch and {count(found.rows - 1, 'axis').replace('axiss', 'axes')}"
     kind = kinds(found.region.calls, 3)
     return paths(found.region.calls), kind, found.products, found.steps, f"{found.flops:,}", rows
