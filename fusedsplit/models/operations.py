@@ -83,7 +83,8 @@ def _dense(layer: kl.Dense, program: RowProgram, x: View) -> View:
 def _activated(program: RowProgram, x: View, function: Any) -> View:
     activation = activation_of(function)
     if activation is None:
-        raise NotRowWise(f"its activation {getattr(function, '__name__', function)} is not one that can be fused")
+        name = getattr(function, "__name__", type(function).__name__)
+        raise NotRowWise(f"its activation {name} is not one that can be fused")
     return program.activate(x, activation)
 
 

@@ -21,7 +21,8 @@ from fusedsplit.layers.merges import ELEMENTWISE
 from fusedsplit.layers.spec import Branch, DenseSpec, Item, SplitSpec
 from fusedsplit.layers.split_dense import SplitDense
 from fusedsplit.plan import ACTIVATIONS, LINEAR, Activation
-from fusedsplit.tools.check import CheckReport, Row, check
+from fusedsplit.tools.check import check
+from fusedsplit.tools.check_report import CheckReport, Row
 from fusedsplit.tools.tables import table
 
 # Sizes around the tile edges of the core, primes, and one column.
