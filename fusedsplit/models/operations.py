@@ -83,7 +83,7 @@ def _dense(layer: kl.Dense, program: RowProgram, x: View) -> View:
 def _activated(program: RowProgram, x: View, function: Any) -> View:
     activation = activation_of(function)
     if activation is None:
-        name = getattr(function, "__name__", None) or getattr(function, "name", function)
+        name = getattr(function, "__name__", type(function).__name__)
         raise NotRowWise(f"its activation {name} is not one that can be fused")
     return program.activate(x, activation)
 

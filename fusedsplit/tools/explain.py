@@ -73,7 +73,7 @@ def explain(layer: Any) -> Explanation | ModelExplanation:
     >>> model = keras.Model(x, keras.layers.Softmax(axis=0)(Dense(4)(Dense(8)(x))))
     >>> explanation = fs.explain(model)
     >>> len(explanation.regions), list(explanation.left)
-    (1, ['its activation softmax is not one that can be fused'])
+    (1, ['its activation Softmax is not one that can be fused'])
 
     Args:
         layer: a built fused layer, or a Keras model, fused or not.

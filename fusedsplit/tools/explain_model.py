@@ -111,7 +111,7 @@ class ModelExplanation:
 
     @functools.cached_property
     def gain(self) -> Gain | None:
-        """What fusing may bring; None where nothing is fused or can run. The first time, it traces the model."""
+        """What fusing may bring, None where nothing can run fused: the model is traced when it is first asked for."""
         runs = not any(found.choices["graph"].startswith(RAISES) for found in self.inference.regions)
         return gain.expected(self._fused, self.regions) if self.regions and runs else None
 

@@ -109,6 +109,13 @@ def test_a_large_model_stays_readable():
     assert "2, 3, ... 49 (39)" in text and "it is random while training" in text
 
 
+def test_calls_with_one_reason_stand_together():
+    x = keras.Input((4,))
+    y = kl.Softmax(axis=0)(kl.Dense(2)(kl.Softmax(axis=0)(kl.Dense(3)(kl.Dense(3)(x)))))
+    left = fs.explain(keras.Model(x, y)).left
+    assert [len(names) for reason, names in left.items() if "Softmax" in reason] == [2]
+
+
 def test_many_kinds_of_regions_are_cut_short():
     x = keras.Input((4,))
     outs = []
