@@ -10,8 +10,9 @@ import keras
 
 from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import CallContext
+from fusedsplit.models import calls
 from fusedsplit.models.fused_model import FusedModel, fuse
-from fusedsplit.models.graph import Call, Graph
+from fusedsplit.models.graph import Call, Graph, Tensor
 from fusedsplit.models.region import Region
 from fusedsplit.plan import Dense, Plan
 from fusedsplit.tools import gain, model_text
@@ -143,15 +144,15 @@ def _mode(fused: FusedModel, training: bool) -> Mode:
             by_reason.setdefault(schedule.reasons[call], []).append(call)
     masking = _behind_masks(fused.graph)
     regions = [_region(region, fused.backend, masking) for region in schedule.regions]
-    return Mode(training, tuple(regions), tuple(Left(reason, tuple(calls)) for reason, calls in by_reason.items()))
+    return Mode(training, tuple(regions), tuple(Left(reason, tuple(found)) for reason, found in by_reason.items()))
 
 
-def _region(region: Region, backend: str, masking: dict[Call, set[Call]]) -> FusedRegion:
+def _region(region: Region, backend: str, masking: dict[Tensor, set[Call]]) -> FusedRegion:
     plan = region.computation.plan()
     products = sum(isinstance(step, Dense) for step in plan.steps)
-    masked = dict.fromkeys(giver for call in region.calls for giver in masking[call])
+    masked = _givers(region, masking)
     return FusedRegion(
-        region, _choices(region, plan, backend), products, len(plan.steps), plan.flops(), region.lead, tuple(masked)
+        region, _choices(region, plan, backend), products, len(plan.steps), plan.flops(), region.lead, masked
     )
 
 
@@ -175,15 +176,22 @@ def _choices(region: Region, plan: Plan, backend: str) -> dict[str, str]:
     return choices | {"saving, export": "Keras' own operations: what is saved needs no custom op"}
 
 
-def _behind_masks(graph: Graph) -> dict[Call, set[Call]]:
-    """For each call those before it whose layers give a Keras mask."""
-    behind: dict[Any, set[Call]] = {}
-    found: dict[Call, set[Call]] = {}
+def _behind_masks(graph: Graph) -> dict[Tensor, set[Call]]:
+    """For each tensor the calls that it comes from whose layers give a Keras mask."""
+    behind: dict[Tensor, set[Call]] = {}
     for call in graph.calls:
-        found[call] = set().union(*(behind.get(tensor, set()) for tensor in call.inputs))
-        own = {call} if _gives_mask(call.operation) else set()
-        behind.update((tensor, found[call] | own) for tensor in call.outputs)
-    return found
+        found = set().union(*(behind.get(tensor, set()) for tensor in call.inputs))
+        found |= {call} if _gives_mask(call.operation) else set()
+        behind.update(dict.fromkeys(call.outputs, found))
+    return behind
+
+
+def _givers(region: Region, behind: dict[Tensor, set[Call]]) -> tuple[Call, ...]:
+    """The calls whose masks a region may get, where it does not just pass them on."""
+    masks = {tensor: behind[tensor] for tensor in region.inputs if behind.get(tensor)}
+    if calls.passed_masks(region.calls, masks) is not None:
+        return ()
+    return tuple(dict.fromkeys(giver for givers in masks.values() for giver in givers))
 
 
 def _gives_mask(operation: Any) -> bool:

@@ -12,14 +12,15 @@ import tensorflow as tf
 from fusedsplit.backends import dispatch
 from fusedsplit.models import _keras_private as private
 from fusedsplit.models import calls
+from fusedsplit.models.graph import Call
 from fusedsplit.models.region import Region
 
-# Costs in eager mode, in calls of a Keras layer: a region with the call of the model around it, each of the weights
-# that it reads, an operation of `keras.ops`. Fitted to chains of 2, 8 and 32 Dense and to 9 models of
-# bench/architectures.py at batch 1 and 32 (2 busy cores with AVX-512, TensorFlow 2.21, Keras 3.15). The measured gain
-# was half of what they say or more, but for tabnet_step (12 of 28) and for dcn_v2 (8 of 20) and nbeats (11.5 of 27) at
-# batch 32.
-REGION, WEIGHT, OPERATION = 0.5, 0.02, 0.5
+# Costs of an eager call, in calls of a Keras layer (which take as long as 2e6 multiplications and additions):
+# an operation of `keras.ops`; what Keras does around a model that is more than one region; a region; each weight that
+# it reads; a BatchNormalization, whose gain and shift are computed for each call. Fitted to chains of 2, 8 and 32
+# Dense and to 9 models of bench/architectures.py at batch 1 and 32 (2 busy cores with AVX-512, TensorFlow 2.21, Keras
+# 3.15): the measured gain was between half of what they say and twice that.
+OPERATION, AROUND, REGION, WEIGHT, BATCH_NORMALIZATION, FLOPS = 0.5, 0.4, 0.1, 0.012, 0.2, 1 / 2e6
 # Without a kernel of their own, or removed before a graph runs.
 _NOT_RUN = {"Const", "Placeholder", "Identity", "IdentityN", "NoOp", "ReadVariableOp", "StopGradient"}
 
@@ -29,7 +30,7 @@ class Gain:
     """What to expect at inference.
 
     Attributes:
-        eager: how many times as fast an eager call of the model is at small batches, by the number of calls alone.
+        eager: how many times as fast an eager call of the model is at small batches, as measured rules say.
         operations: how many TensorFlow operations a graph of the model has, unfused and fused.
     """
 
@@ -41,9 +42,9 @@ class Gain:
         return "\n".join(
             (
                 f"eager, batch 1 to 32: {_times((1 + self.eager) / 2)} to {_times(self.eager)} times as fast, by the "
-                "number of calls; less where products take the time",
+                "number of calls, weights and products",
                 f"in a graph (fit, predict, tf.function): {unfused} TensorFlow operations become {fused}; measured on "
-                "a dozen models: 1 to 3 times as fast at batch 32, 0.5 to 2 at 512, where it should be measured",
+                "a dozen models with the op: 1 to 2.5 times as fast at batch 32, 0.5 to 2 at 512: measure yours",
             )
         )
 
@@ -54,11 +55,7 @@ def _times(x: float) -> str:
 
 def expected(fused: Any, regions: Sequence[Region]) -> Gain:
     """What to expect of a FusedModel that runs these regions at inference."""
-    inside = {call for region in regions for call in region.calls}
-    costs = {call: 1.0 if call.is_layer else OPERATION for call in fused.graph.calls}
-    left = sum(cost for call, cost in costs.items() if call not in inside)
-    weights = sum(len(region.plan.params) for region in regions)
-    eager = sum(costs.values()) / (left + REGION * len(regions) + WEIGHT * weights)
+    before, after = _eager_costs(fused.graph.calls, regions)
     structure, _ = private.same_graph(fused)
 
     def unfused(tensors: list[Any]) -> list[Any]:
@@ -71,8 +68,21 @@ def expected(fused: Any, regions: Sequence[Region]) -> Gain:
 
     signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in fused.graph.inputs]
     with dispatch.use_backend("reference"):  # fused layers of the model as well
-        before = _operations(unfused, signature)
-    return Gain(eager, (before, _operations(as_fused, signature)))
+        operations = _operations(unfused, signature)
+    return Gain(before / after, (operations, _operations(as_fused, signature)))
+
+
+def _eager_costs(graph_calls: Sequence[Call], regions: Sequence[Region]) -> tuple[float, float]:
+    """What an eager call of a model costs at small batches, unfused and fused."""
+    inside = {call for region in regions for call in region.calls}
+    costs = {call: 1.0 if call.is_layer else OPERATION for call in graph_calls}
+    left = sum(cost for call, cost in costs.items() if call not in inside)
+    products = FLOPS * sum(region.plan.flops() for region in regions)
+    weights = sum(len(region.plan.params) for region in regions)
+    computed = sum(isinstance(call.operation, keras.layers.BatchNormalization) for call in inside)
+    fused = REGION * len(regions) + WEIGHT * weights + BATCH_NORMALIZATION * computed
+    around = AROUND if left or len(regions) > 1 else 0.0
+    return sum(costs.values()) + products, left + around + fused + products
 
 
 def _operations(function: Callable[[list[Any]], list[Any]], signature: Sequence[tf.TensorSpec]) -> int:

@@ -145,13 +145,20 @@ def test_the_reason_for_the_layers_themselves_is_said():
 def test_masks_and_baked_training_are_noted():
     ids = keras.Input((3,), dtype="int32")
     h = kl.Embedding(5, 4, mask_zero=True, name="words")(ids)
-    y = kl.Dense(2)(kl.Dropout(0.5, name="always")(kl.Dense(3)(h), training=True))
-    explanation = fs.explain(keras.Model(ids, y))
+    h = kl.Dropout(0.5, name="always")(kl.Dense(3)(h), training=True)
+    explanation = fs.explain(keras.Model(ids, kl.Dense(2)(kl.Add()([h, kl.Dense(3)(h)]))))
     text = str(explanation)
     assert "the graph itself says training=True for always" in text
     assert "masks may come from words" in text
     assert [call.path for call in explanation.inference.regions[0].masked] == ["words"]
     assert "batch and 1 axis" in text
+
+
+def test_masks_that_a_region_passes_on_are_no_matter():
+    ids = keras.Input((3,), dtype="int32")
+    y = kl.Dense(2)(kl.Dense(3)(kl.Embedding(5, 4, mask_zero=True)(ids)))
+    explanation = fs.explain(keras.Model(ids, y))
+    assert explanation.inference.regions[0].masked == () and "notes" not in str(explanation)
 
 
 def test_fused_layers_in_a_model_are_calls_too():
