@@ -47,12 +47,12 @@ def check(
 
 def _notes(schedule: Any, training: bool) -> tuple[str, ...]:
     when = "while training" if training else "at inference"
-    count = len(schedule.regions)
-    if not count:
+    if not schedule.regions:
         return (f"nothing of it is fused {when}: it runs as Keras runs it (fs.explain has the reasons)",)
-    left = f"; the other {len(schedule.reasons)} calls run as Keras runs them" if schedule.reasons else ""
+    left = f"; {count(len(schedule.reasons), 'call')} left to Keras" if schedule.reasons else ""
     regions = [kinds(region.calls) for region in schedule.regions[:3]]
-    return (f"checked {when}: {count} region{'s' * (count > 1)}, {' | '.join(regions)}{left}",)
+    more = " | ..." if len(schedule.regions) > 3 else ""
+    return (f"checked {when}: {count(len(schedule.regions), 'region')}, {' | '.join(regions)}{more}{left}",)
 
 
 def _check_region(

@@ -70,7 +70,14 @@ class CheckReport:
     def _table(self) -> str:
         shown = self.rows if len(self.rows) <= MOST_ROWS else _worst_and_failed(self.rows)
         where = any(row.where for row in shown)
-        header = ["backend", "order", "largest error", f"{self.against}'s own", "of allowed", ""]
+        header = [
+            "backend",
+            "order",
+            "largest error",
+            f"{self.against}'{'' if self.against.endswith('s') else 's'} own",
+            "of allowed",
+            "",
+        ]
         rows: list[list[str]] = [
             [
                 r.backend,
