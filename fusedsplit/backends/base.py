@@ -16,7 +16,7 @@ class CallContext(NamedTuple):
     eager: bool = True
     in_xla: bool = False
     in_save: bool = False
-    in_branch: bool = False  # of a tf.cond or tf.switch_case
+    in_branch: bool = False  # of a tf.cond or tf.switch_case that XLA compiles
 
 
 class Operands(NamedTuple):

@@ -220,12 +220,18 @@ def in_xla() -> bool:
 
 
 def in_branch() -> bool:
-    """Whether what is traced now is a branch of a conditional, or is called from one."""
+    """Whether XLA will compile what is traced now as a branch of a conditional, or as called from one.
+
+    A branch that calls a function which is compiled by itself is none of XLA's: Keras' `steps_per_execution` is one.
+    While such a function is traced, its caller is marked as XLA's, so the answer is what stands outside of a branch.
+    """
     graph = tf.compat.v1.get_default_graph()
     while graph is not None:
-        if isinstance(graph, CondBranchFuncGraph):
+        outer = getattr(graph, "outer_graph", None)
+        branch = outer is not None and isinstance(graph, CondBranchFuncGraph)
+        if branch and graph_is_in_xla(outer):
             return True
-        graph = getattr(graph, "outer_graph", None)
+        graph = outer
     return False
 
 
