@@ -17,7 +17,7 @@ from fusedsplit.plan import Plan
 
 
 class SpecComputation:
-    """A spec on tensors that are given; where a callable merge stands, two plans with the callable between them."""
+    """A spec on tensors that are given, as one plan or, where `SplitSpec.stages` cuts it, several."""
 
     name = "spec"
 
@@ -29,25 +29,28 @@ class SpecComputation:
 
     @property
     def is_one_plan(self) -> bool:
-        return not isinstance(self.spec.merge, CallableMerge)
+        return self.spec.is_one_plan
 
     def unfusable_reasons(self) -> list[str]:
         return []
 
     def plan(self, logits: bool = False) -> Plan:
-        """The plan, or that of the branches where a callable merges them."""
-        return lower(self._stages[0][0], logits and self.is_one_plan)
+        """The plan, or the first of them."""
+        return lower(self._stages[0].spec, logits and self.is_one_plan)
 
     def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
         inputs, params, points = operands
         if self.is_one_plan:
             return run(self.plan(logits), inputs, params, points)
-        (branches, places), *head = self._stages
-        assert isinstance(self.spec.merge, CallableMerge)
-        merged = self.spec.merge.function(run(lower(branches), inputs, [params[i] for i in places], points))
-        for stage, places in head:
-            return run(lower(stage, logits), [merged], [params[i] for i in places], ())
-        return [merged]
+        for stage in self._stages:
+            plan = lower(stage.spec, logits and stage is self._stages[-1])
+            own_points = points if stage.spec.points else ()
+            outputs = run(plan, inputs, [params[i] for i in stage.places], own_points)
+            if isinstance(stage.then, CallableMerge):
+                inputs = outputs = [stage.then.function(outputs)]
+            elif stage.then:
+                inputs = [*inputs, *(reference.cut(outputs[0], branch, points) for branch in stage.then)]
+        return outputs
 
     def unfused(self, operands: Operands) -> list[Any]:
         return reference.compute(self.spec, *operands)

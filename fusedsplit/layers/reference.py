@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from fusedsplit.backends.activations import activate
 from fusedsplit.layers.merges import Concat, Elementwise, NamedMerge
-from fusedsplit.layers.spec import CallableMerge, DenseSpec, Gain, Item, Mask, SplitSpec
-from fusedsplit.plan import Activation, Live
+from fusedsplit.layers.spec import Branch, CallableMerge, DenseSpec, Gain, Item, Mask, SplitSpec
+from fusedsplit.plan import Activation
 
 
 def merge(how: Any, parts: Sequence[Any], source: Any) -> Any:
@@ -156,10 +156,7 @@ class _Computation:
         parts = []
         for branch in spec.branches:
             x = stem if branch.source is None else inputs[branch.source]
-            x = x[..., branch.start : branch.stop]
-            if branch.live is not None:
-                x = x * live_mask(branch.live, self.points, x)
-            parts.append(self.stack(branch.items, x))
+            parts.append(self.stack(branch.items, cut(x, branch, self.points)))
         how = spec.merge.function if isinstance(spec.merge, CallableMerge) else spec.merge
         merged = self.merge(how, parts, inputs[0])
         return merged if spec.merge is None else self.stack(spec.head, merged)
@@ -182,10 +179,13 @@ class _Computation:
         return x
 
 
-def live_mask(live: Live, points: Sequence[Any], x: Any) -> Any:
-    """1 in the columns of x that count, else 0."""
-    point = points[live.point]
+def cut(x: Any, branch: Branch, points: Sequence[Any]) -> Any:
+    """The slice that a branch reads, with zeros in the columns that do not count."""
+    x = x[..., branch.start : branch.stop]
+    if branch.live is None:
+        return x
+    point = points[branch.live.point]
     if point.shape.rank:
         point = tf.reshape(point, tf.concat([tf.shape(x)[:-1], [1]], 0))
     columns = tf.range(x.shape[-1], dtype=point.dtype)
-    return tf.cast(columns < point if live.side == "leading" else columns >= point, x.dtype)
+    return tf.where(columns < point if branch.live.side == "leading" else columns >= point, x, tf.zeros([], x.dtype))
