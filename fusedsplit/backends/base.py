@@ -16,7 +16,8 @@ class CallContext(NamedTuple):
     eager: bool = True
     in_xla: bool = False
     in_save: bool = False
-    in_branch: bool = False  # of a tf.cond or tf.switch_case
+    in_branch: bool = False  # of a tf.cond or tf.switch_case that XLA compiles
+    device: str | None = None  # what the inputs are on, such as "GPU:0"; None for a CPU
 
 
 class Operands(NamedTuple):

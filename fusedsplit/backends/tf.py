@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from fusedsplit.backends._tf_private import CondBranchFuncGraph, graph_is_in_xla
+from fusedsplit.backends._tf_private import CondBranchFuncGraph, context, device_scopes, graph_is_in_xla
 from fusedsplit.backends.activations import activate
 from fusedsplit.backends.base import CallContext
 from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Mix, Plan, Range, Row, Step, sources
@@ -219,13 +220,37 @@ def in_xla() -> bool:
     return graph_is_in_xla(tf.compat.v1.get_default_graph())
 
 
+def traced_device() -> tf.DeviceSpec:
+    """Where what is traced now will run, as far as `tf.device` says so.
+
+    The body of a function does not inherit the device of its call, but is placed there.
+    """
+    node = types.SimpleNamespace(device="", name="", type="")
+    graph = tf.compat.v1.get_default_graph() if device_scopes is not None else None
+    while graph is not None:
+        for scope in device_scopes(graph).peek_objs():  # from the innermost on
+            if scope.function is None:  # tf.device(None): nothing further out counts
+                return tf.DeviceSpec.from_string(node.device)
+            node.device = scope.string_merge(node)
+        graph = getattr(graph, "outer_graph", None)
+    eager = context().device_name if context is not None else None
+    outermost = tf.DeviceSpec.from_string(eager or "")
+    return outermost.make_merged_spec(tf.DeviceSpec.from_string(node.device))
+
+
 def in_branch() -> bool:
-    """Whether what is traced now is a branch of a conditional, or is called from one."""
+    """Whether XLA will compile what is traced now as a branch of a conditional, or as called from one.
+
+    A branch that calls a function which is compiled by itself is none of XLA's: Keras' `steps_per_execution` is one.
+    While such a function is traced, its caller is marked as XLA's, so the answer is what stands outside of a branch.
+    """
     graph = tf.compat.v1.get_default_graph()
     while graph is not None:
-        if isinstance(graph, CondBranchFuncGraph):
+        outer = getattr(graph, "outer_graph", None)
+        branch = outer is not None and isinstance(graph, CondBranchFuncGraph)
+        if branch and graph_is_in_xla(outer):
             return True
-        graph = getattr(graph, "outer_graph", None)
+        graph = outer
     return False
 
 

@@ -10,44 +10,45 @@ import tensorflow as tf
 
 from fusedsplit.backends.base import Operands, Run
 from fusedsplit.layers import magnitude, reference
+from fusedsplit.layers._keras_private import KeptVariables, in_no_scope
 from fusedsplit.layers.lower import lower
 from fusedsplit.layers.spec import CallableMerge, SplitSpec
-from fusedsplit.layers.sublayers import SpecReader, dynamic_reasons
+from fusedsplit.layers.sublayers import SpecReader, all_sublayers, dynamic_reasons
 from fusedsplit.plan import Plan
 
 
 class SpecComputation:
-    """A spec on tensors that are given; where a callable merge stands, two plans with the callable between them."""
+    """A spec on tensors that are given, as one plan or, where `SplitSpec.stages` cuts it, several."""
 
     name = "spec"
 
     def __init__(self, spec: SplitSpec, dtype: str):
         self.spec = spec
         self.dtype = dtype
+        self.is_one_plan = spec.is_one_plan
         self._stages = spec.stages()
         self.logit_outputs: tuple[int, ...] = (0,) if spec.has_logits else ()
-
-    @property
-    def is_one_plan(self) -> bool:
-        return not isinstance(self.spec.merge, CallableMerge)
 
     def unfusable_reasons(self) -> list[str]:
         return []
 
     def plan(self, logits: bool = False) -> Plan:
-        """The plan, or that of the branches where a callable merges them."""
-        return lower(self._stages[0][0], logits and self.is_one_plan)
+        """The plan, or the first of them."""
+        return lower(self._stages[0].spec, logits and self.is_one_plan)
 
     def execute(self, run: Run, operands: Operands, logits: bool = False) -> list[Any]:
         inputs, params, points = operands
         if self.is_one_plan:
             return run(self.plan(logits), inputs, params, points)
-        (branches, places), *head = self._stages
-        assert isinstance(self.spec.merge, CallableMerge)
-        merged = self.spec.merge.function(run(lower(branches), inputs, [params[i] for i in places], points))
-        for stage, places in head:
-            return run(lower(stage, logits), [merged], [params[i] for i in places], ())
-        return [merged]
+        for stage in self._stages:
+            plan = lower(stage.spec, logits and stage is self._stages[-1])
+            own_points = points if stage.spec.points else ()
+            outputs = run(plan, inputs, [params[i] for i in stage.places], own_points)
+            if isinstance(stage.then, CallableMerge):
+                inputs = outputs = [stage.then.function(outputs)]
+            elif stage.then:
+                inputs = [*inputs, *(reference.cut(outputs[0], branch, points) for branch in stage.then)]
+        return outputs
 
     def unfused(self, operands: Operands) -> list[Any]:
         return reference.compute(self.spec, *operands)
@@ -70,6 +71,7 @@ class LayerComputation(SpecComputation):
         self._layer = layer
         self._reader = reader
         self._training = training
+        self._kept: KeptVariables | None = None
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -89,8 +91,34 @@ class LayerComputation(SpecComputation):
         return self._reader.masks
 
     def params(self) -> list[Any]:
-        """tf.Variables, or computed tensors (LoRA), read at each access."""
+        """tf.Variables, or computed tensors (LoRA), as they are at each access."""
+        kept = self._kept_variables() if in_no_scope() else None
+        return self._looked_up() if kept is None else kept.values()
+
+    def plain_params(self) -> list[Any] | None:
+        """The params where no scope of Keras is open; None where the plan cannot run."""
+        kept = self._kept_variables()
+        if kept is not None:
+            return kept.values()
+        return None if self.unfusable_reasons() else self._looked_up()
+
+    def _looked_up(self) -> list[Any]:
         return [_tensor(getattr(layer, name)) for layer, name in self._reader.weights]
+
+    def _kept_variables(self) -> KeptVariables | None:
+        """The variables, where they are all that the params are and nothing speaks against running the plan."""
+        kept = self._kept
+        if kept is None or not kept.are_current():
+            kept = self._kept = self._look()
+        return kept
+
+    def _look(self) -> KeptVariables | None:
+        if self.unfusable_reasons():
+            return None
+        try:
+            return KeptVariables(all_sublayers(self._layer), self._reader.weights)
+        except LookupError:
+            return None
 
     def operands(self, inputs: Sequence[Any]) -> Operands:
         inputs = list(inputs)

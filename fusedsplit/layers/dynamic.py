@@ -35,10 +35,22 @@ def hard_points(points: Any, x: Any, units: int) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(points, 0, units), tf.int32)
 
 
-def hard_mask(points: tf.Tensor, x: Any, units: int) -> tf.Tensor:
-    """1 in the columns below the point, else 0; shape (units,), or (..., units) where each row has its own point."""
-    below = tf.range(units) < (points[..., None] if points.shape.rank else points)
-    return tf.cast(below, x.dtype)
+def hard_mask(points: tf.Tensor, units: int) -> tf.Tensor:
+    """Whether a column is below the point; shape (units,), or (..., units) where each row has its own point."""
+    return tf.range(units) < (points[..., None] if points.shape.rank else points)
+
+
+def masked(h: tf.Tensor, mask: tf.Tensor) -> list[tf.Tensor]:
+    """What the left branch sees of h, and what the right one does.
+
+    Args:
+        h: the stem's output.
+        mask: a hard one, beyond which there are zeros whatever h is, or a soft one, which is multiplied in.
+    """
+    if mask.dtype != tf.bool:
+        return [h * mask, h * (1 - mask)]
+    zero = tf.zeros([], h.dtype)
+    return [tf.where(mask, h, zero), tf.where(mask, zero, h)]
 
 
 class CallableSplit:
@@ -58,8 +70,8 @@ class CallableSplit:
         return hard_points(self.function(x), x, self.units)
 
     def mask(self, x: Any, training: bool | None) -> tf.Tensor:
-        """What the left branch's columns are multiplied by."""
-        return hard_mask(self.points(x), x, self.units)
+        """Which columns the left branch sees."""
+        return hard_mask(self.points(x), self.units)
 
 
 @keras.saving.register_keras_serializable(package="fusedsplit")
@@ -138,8 +150,8 @@ class LearnedSplit(keras.layers.Layer):
         return tf.sigmoid((position - columns - 0.5) / self.temperature)
 
     def mask(self, x: Any, training: bool | None) -> tf.Tensor:
-        """What the left branch's columns are multiplied by."""
-        return self.soft_mask(x) if training else hard_mask(self.points(x), x, self.units)
+        """What the left branch's columns are multiplied by, or, at inference, which ones it sees."""
+        return self.soft_mask(x) if training else hard_mask(self.points(x), self.units)
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         return self.mask(inputs, training)

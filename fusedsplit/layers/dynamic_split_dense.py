@@ -9,12 +9,11 @@ from typing import Any
 import keras
 from keras.layers import Layer
 
-from fusedsplit.layers.computation import ones_like_rows
-from fusedsplit.layers.dynamic import CallableSplit, LearnedSplit
+from fusedsplit.layers.dynamic import CallableSplit, LearnedSplit, masked
 from fusedsplit.layers.fused_layer import FusedLayer
 from fusedsplit.layers.serialization import serialize_function
 from fusedsplit.layers.shapes import Shape
-from fusedsplit.layers.spec import Branch, DenseSpec, Gain, SplitSpec
+from fusedsplit.layers.spec import Branch, Gain, SplitSpec
 from fusedsplit.layers.sublayers import SpecReader
 from fusedsplit.plan import SIDES, Live, Side
 
@@ -27,7 +26,9 @@ class DynamicSplitDense(FusedLayer):
         output = head(merge([left(h where column < p else 0), right(h where column >= p else 0)]))
 
     A masked feature counts as zero, so both branches have as many inputs as the stem has units. The compiled op skips
-    the masked columns: left's product runs over p of them, right's over the others.
+    the masked columns: left's product runs over p of them, right's over the others. Zero it is whatever the feature is:
+    neither a masked NaN or infinity nor its gradient reaches the branch. The soft mask of a learned split, which holds
+    while training, is a factor instead, and lets them through.
 
     Example:
 
@@ -102,7 +103,7 @@ class DynamicSplitDense(FusedLayer):
             mask = self.splitter(x, training=unfused.training)
         else:
             mask = unfused.apply(lambda t: self.splitter.mask(t, unfused.training), x)
-        return [unfused.apply(lambda t: t[0] * t[1], [h, mask]), unfused.apply(lambda t: t[0] * (1 - t[1]), [h, mask])]
+        return unfused.apply(lambda t: masked(*t), [h, mask])
 
     def block(self, reader: SpecReader, widths: Sequence[int]) -> SplitSpec:
         stem = reader.items(self.stem, widths[0])
@@ -111,15 +112,12 @@ class DynamicSplitDense(FusedLayer):
         return dataclasses.replace(block, points=int(any(branch.live for branch in sides)))
 
     def _side(self, reader: SpecReader, side: Side, layers: list[Layer]) -> Branch:
-        """One branch: its first product skips the masked columns, where it has one and the mask is hard."""
+        """One branch: a soft mask is multiplied in; with a hard one a first product skips the masked columns."""
         if reader.training and isinstance(self.splitter, LearnedSplit):
             gated = self.splitter.gate is not None
-            mask = reader.mask(("soft", side), self._units) if gated else Gain(reader.param(self, f"_soft_{side}"))
+            mask = reader.mask(side, self._units) if gated else Gain(reader.param(self, f"_soft_{side}"))
             return Branch(None, 0, self._units, (mask, *reader.items(layers, self._units)))
-        items = reader.items(layers, self._units)
-        if items and isinstance(items[0], DenseSpec):
-            return Branch(None, 0, self._units, items, Live(0, side))
-        return Branch(None, 0, self._units, (reader.mask(("hard", side), self._units), *items))
+        return Branch(None, 0, self._units, reader.items(layers, self._units), Live(0, side))
 
     @property
     def _soft_leading(self) -> Any:
@@ -131,16 +129,18 @@ class DynamicSplitDense(FusedLayer):
     def _soft_trailing(self) -> Any:
         return 1 - self._soft_leading
 
+    def nested_reasons(self, dtype: str) -> list[str]:
+        own = f"{type(self).__name__} {self.name!r} splits at a point of its own, which only an outermost layer can"
+        return [*super().nested_reasons(dtype), own]
+
     def points(self, x: Any) -> Any:
         return self.splitter.points(x)
 
     def mask(self, source: Any, width: int, x: Any) -> Any:
-        if not isinstance(source, tuple):
+        if source not in SIDES:
             return super().mask(source, width, x)
-        kind, side = source
-        left = self.splitter.mask(x, training=kind == "soft")
-        left = left * ones_like_rows(x, width)
-        return left if side == "leading" else 1 - left
+        left = self.splitter.mask(x, training=True)
+        return left if source == "leading" else 1 - left
 
     def get_config(self) -> dict[str, Any]:
         if isinstance(self.splitter, LearnedSplit):

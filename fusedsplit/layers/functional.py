@@ -11,7 +11,7 @@ from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import Operands
 from fusedsplit.layers.computation import SpecComputation, as_rows
 from fusedsplit.layers.lower import lower
-from fusedsplit.layers.spec import CallableMerge, SplitSpec
+from fusedsplit.layers.spec import SplitSpec
 
 
 def split_dense(
@@ -53,16 +53,16 @@ def split_dense(
     points = [as_rows(tf.cast(point, tf.int32)) for point in points]
     _check_operands(tensors, weights, points, spec)
     computation = SpecComputation(spec, dtype)
-    context = dispatch.current_context(dtype)
+    context = dispatch.current_context(dtype, tensors)
     choice = dispatch.choose(dispatch.check_name(backend), computation.plan(), context)
-    dispatch.report(choice, context, "split_dense", backend)
+    dispatch.report(choice, "split_dense")
     outputs = dispatch.run(computation, Operands(tensors, weights, points), choice.name)
     return outputs if spec.merge is None else outputs[0]
 
 
 def _split_dense_eagerly(x: Any, params: Sequence[Any], spec: SplitSpec, backend: str) -> list[Any] | None:
     """The op at once, which checks every shape itself; None where it cannot run or where something does not fit."""
-    if isinstance(spec.merge, CallableMerge):
+    if not spec.is_one_plan:
         return None
     plan = lower(spec)
     if not dispatch.runs_op_eagerly(backend, plan, x.dtype):

@@ -12,7 +12,7 @@ from fusedsplit.plan import LINEAR, Live, Param, Plan, PlanBuilder, Range
 
 @functools.lru_cache(maxsize=1024)
 def lower(spec: SplitSpec, logits: bool = False) -> Plan:
-    """The plan of a spec whose merge is a named one or None.
+    """The plan of a spec that is one plan.
 
     Args:
         spec: what is computed.
@@ -121,7 +121,9 @@ class _Lowering(PlanBuilder):
     def item(self, src: Range, item: Item, dst: Range, live: Live | None) -> None:
         if isinstance(item, DenseSpec):
             self.dense(src, item.kernel, item.bias, item.activation, dst, live)
-        elif isinstance(item, SplitSpec):
+            return
+        assert live is None
+        if isinstance(item, SplitSpec):
             self.block(item, [src], dst)
         elif isinstance(item, Mask):
             self.merge("mul", ((src, 1.0), (Range(item.input, 0, src.width), 1.0)), dst)

@@ -11,10 +11,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from fusedsplit.backends import dispatch
 from fusedsplit.backends.activations import activate
 from fusedsplit.layers.merges import Concat, Elementwise, NamedMerge
-from fusedsplit.layers.spec import CallableMerge, DenseSpec, Gain, Item, Mask, SplitSpec
-from fusedsplit.plan import Activation, Live
+from fusedsplit.layers.spec import Branch, CallableMerge, DenseSpec, Gain, Item, Mask, SplitSpec
+from fusedsplit.plan import Activation
 
 
 def merge(how: Any, parts: Sequence[Any], source: Any) -> Any:
@@ -79,12 +80,19 @@ class _Unfused:
     def stack(self, layers: Sequence[Any], x: Any) -> Any:
         for sublayer in layers:
             if hasattr(sublayer, "sublayers"):
-                x = self.layer(sublayer, x)
+                x = self.fused(sublayer, x)
             elif isinstance(sublayer, keras.layers.Dropout):
                 x = sublayer(x, training=self.training)
             else:
                 x = sublayer(x)
         return x
+
+    def fused(self, sublayer: Any, x: Any) -> Any:
+        """A fused layer among the sub-layers."""
+        if sublayer.activity_regularizer is None:
+            return self.layer(sublayer, x)
+        with dispatch.use_backend("reference"):  # by Keras' own call, which counts the loss
+            return sublayer(x, training=self.training)
 
     def apply(self, function: Callable[[Any], Any], x: Any) -> Any:
         """A function that is no layer."""
@@ -156,10 +164,7 @@ class _Computation:
         parts = []
         for branch in spec.branches:
             x = stem if branch.source is None else inputs[branch.source]
-            x = x[..., branch.start : branch.stop]
-            if branch.live is not None:
-                x = x * live_mask(branch.live, self.points, x)
-            parts.append(self.stack(branch.items, x))
+            parts.append(self.stack(branch.items, cut(x, branch, self.points)))
         how = spec.merge.function if isinstance(spec.merge, CallableMerge) else spec.merge
         merged = self.merge(how, parts, inputs[0])
         return merged if spec.merge is None else self.stack(spec.head, merged)
@@ -182,10 +187,13 @@ class _Computation:
         return x
 
 
-def live_mask(live: Live, points: Sequence[Any], x: Any) -> Any:
-    """1 in the columns of x that count, else 0."""
-    point = points[live.point]
+def cut(x: Any, branch: Branch, points: Sequence[Any]) -> Any:
+    """The slice that a branch reads, with zeros in the columns that do not count."""
+    x = x[..., branch.start : branch.stop]
+    if branch.live is None:
+        return x
+    point = points[branch.live.point]
     if point.shape.rank:
         point = tf.reshape(point, tf.concat([tf.shape(x)[:-1], [1]], 0))
     columns = tf.range(x.shape[-1], dtype=point.dtype)
-    return tf.cast(columns < point if live.side == "leading" else columns >= point, x.dtype)
+    return tf.where(columns < point if branch.live.side == "leading" else columns >= point, x, tf.zeros([], x.dtype))

@@ -8,6 +8,7 @@ step by step without one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Union
 
@@ -25,7 +26,7 @@ class DenseSpec(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """x * inputs[input], which is as wide as x: an active Dropout, or a mask that depends on the data."""
+    """x * inputs[input], which is as wide as x: an active Dropout, or a soft mask that depends on the data."""
 
     input: int
 
@@ -42,8 +43,8 @@ Item = Union[DenseSpec, Activation, Mask, Gain, "SplitSpec"]
 class Branch(NamedTuple):
     """Columns [start, stop) of `source` through `items` in order; no items: the slice unchanged.
 
-    `source` is the index of an input, or None for the stem's output. With `live`, which the first item must be a
-    DenseSpec for, the columns beyond a data-dependent point count as zero.
+    `source` is the index of an input, or None for the stem's output. With `live` the columns on one side of a
+    data-dependent point count, and the others are zeros, whatever stands there.
     """
 
     source: int | None
@@ -55,6 +56,22 @@ class Branch(NamedTuple):
     @property
     def width(self) -> int:
         return items_width(self.stop - self.start, self.items)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether its columns must be set to zero before it, there being no product that skips them."""
+        return self.live is not None and not (self.items and isinstance(self.items[0], DenseSpec))
+
+
+class Stage(NamedTuple):
+    """A part of a spec that is one plan, with the places of its params among the whole spec's.
+
+    `then` follows it: a callable merge, or branches without items, which are slices of the stem; or nothing.
+    """
+
+    spec: SplitSpec
+    places: tuple[int, ...]
+    then: CallableMerge | tuple[Branch, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +122,41 @@ class SplitSpec(HashedOnce):
             return tuple(branch.width for branch in self.branches)
         return (items_width(self.merged_width, self.head),)
 
-    def stages(self) -> tuple[tuple[SplitSpec, tuple[int, ...]], ...]:
-        """The spec cut where a callable merge stands, each part with the places of its params among this one's.
+    @functools.cached_property
+    def is_one_plan(self) -> bool:
+        return not isinstance(self.merge, CallableMerge) and not any(branch.is_masked for branch in self.branches)
 
-        One part, the spec itself, where the merge is a named one or None; else the branches, and the head if there
-        is one.
+    def stages(self) -> tuple[Stage, ...]:
+        """The spec cut where something stands that is no step of a plan: masked columns, a callable merge.
+
+        A stage reads what follows the one before it: the merged value, or the spec's own inputs and slices of the stem.
         """
-        if not isinstance(self.merge, CallableMerge):
-            return ((self, tuple(range(len(self.params)))),)
-        branches = _with_own_params(dataclasses.replace(self, merge=None, head=()), self.params)
+        if self.is_one_plan:
+            return (Stage(self, tuple(range(len(self.params)))),)
+        if any(branch.is_masked for branch in self.branches):
+            return self._cut_behind_stem()
+        merge = self.merge
+        assert isinstance(merge, CallableMerge)
+        branches = _with_own_params(dataclasses.replace(self, merge=None, head=()), then=merge)
         if not self.head:
             return (branches,)
-        whole = Branch(0, 0, self.merge.width, self.head[:-1])
-        head = SplitSpec((self.merge.width,), self.params, (), (whole,), Concat(), self.head[-1:])
-        return branches, _with_own_params(head, self.params)
+        return branches, _with_own_params(_stack(self.params, merge.width, self.head))
+
+    def _cut_behind_stem(self) -> tuple[Stage, ...]:
+        inputs, branches, slices = list(self.inputs), [], []
+        for branch in self.branches:
+            part = branch._replace(items=(), live=branch.live if branch.is_masked else None)
+            if part not in slices:
+                slices.append(part)
+                inputs.append(part.width)
+            source = len(self.inputs) + slices.index(part)
+            live = None if branch.is_masked else branch.live
+            branches.append(Branch(source, 0, part.width, branch.items, live))
+        points = self.points if any(branch.live for branch in branches) else 0
+        rest = dataclasses.replace(self, inputs=tuple(inputs), stem=(), branches=tuple(branches), points=points)
+        stem = _stack(self.params, self.inputs[0], self.stem)
+        behind = rest.stages() if not rest.is_one_plan else (_with_own_params(rest),)
+        return _with_own_params(stem, then=tuple(slices)), *behind
 
     @property
     def has_logits(self) -> bool:
@@ -137,8 +175,13 @@ def items_width(width: int, items: Sequence[Item]) -> int:
     return width
 
 
-def _with_own_params(spec: SplitSpec, params: tuple[tuple[int, ...], ...]) -> tuple[SplitSpec, tuple[int, ...]]:
-    """`spec` with only those of `params` that it uses, and their places."""
+def _stack(params: tuple[tuple[int, ...], ...], width: int, items: tuple[Item, ...]) -> SplitSpec:
+    """Items, at least one of them, on one input."""
+    return SplitSpec((width,), params, (), (Branch(0, 0, width, items[:-1]),), Concat(), items[-1:])
+
+
+def _with_own_params(spec: SplitSpec, then: CallableMerge | tuple[Branch, ...] = ()) -> Stage:
+    """`spec` with only those of its params that it uses."""
     used: list[int] = []
 
     def place(index: int) -> int:
@@ -162,7 +205,7 @@ def _with_own_params(spec: SplitSpec, params: tuple[tuple[int, ...], ...]) -> tu
         return dataclasses.replace(old, stem=stem, branches=branches, head=items(old.head))
 
     own = block(spec)
-    return dataclasses.replace(own, params=tuple(params[i] for i in used)), tuple(used)
+    return Stage(dataclasses.replace(own, params=tuple(spec.params[i] for i in used)), tuple(used), then)
 
 
 def split_sizes(split: int | Sequence[int] | None, units: int, branches: int) -> tuple[int, ...]:

@@ -195,6 +195,32 @@ def test_fit_with_jit_compile_uses_it(rng):
     assert history[-1] < history[0]
 
 
+def test_fit_of_several_steps_in_one_execution_uses_it(rng):
+    """Keras compiles one step, and calls it from a conditional that XLA does not see."""
+    layer = small_layer()
+    model = keras.Sequential([keras.Input((10,)), layer, Dense(1)])
+    model.compile("sgd", "mse", jit_compile=True, steps_per_execution=4)
+    x, y = rng.normal(size=(72, 10)).astype("float32"), rng.normal(size=(72, 1)).astype("float32")
+    history = model.fit(x, y, batch_size=8, epochs=3, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    model.evaluate(x, y, batch_size=8, verbose=0)
+    model.predict(x, batch_size=8, verbose=0)
+
+
+def test_a_conditional_around_a_compiled_function_is_none_of_xlas(rng):
+    layer, x = small_layer(), tf.constant(rng.normal(size=(4, 10)), tf.float32)
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        return tape.gradient(y, x)
+
+    compiled = tf.function(gradients, jit_compile=True)
+    function = tf.function(lambda x: tf.cond(x[0, 0] > 9, lambda: x, lambda: compiled(x)))
+    np.testing.assert_array_equal(function(x), gradients(x))
+
+
 def test_reasons_of_a_tensorflow_without_the_interface(monkeypatch):
     monkeypatch.setattr(op, "library_info", lambda: {"xla": "its XLA has no such thing"})
     op.xla_problem.cache_clear()

@@ -102,13 +102,13 @@ class Run:
     def put(self, r: Range, x) -> None:
         self.values[r.value][:, r.start : r.stop] = x
 
-    def live(self, step: Dense):
-        """1 for the columns of the step's source that count, for each row."""
+    def live(self, step: Dense, x):
+        """`x`, with zeros in the columns of the step's source that do not count."""
         if step.live is None:
-            return self.dtype.type(1)
+            return x
         point = np.broadcast_to(np.asarray(self.points[step.live.point]), (self.rows,))[:, None]
         columns = np.arange(step.src.width)[None]
-        return (columns < point if step.live.side == "leading" else columns >= point).astype(self.dtype)
+        return np.where(columns < point if step.live.side == "leading" else columns >= point, x, 0)
 
     def operand(self, operand, default):
         if operand is None:
@@ -121,7 +121,7 @@ class Run:
 
     def forward(self, step):
         if isinstance(step, Dense):
-            z = (self.at(step.src) * self.live(step)) @ self.params[step.kernel]
+            z = self.live(step, self.at(step.src)) @ self.params[step.kernel]
             z = z if step.bias is None else z + self.params[step.bias]
             self.pre.append(z)
             return activate(step.activation, z)
@@ -175,11 +175,10 @@ class Run:
 
     def dense_grad(self, step: Dense, z, dy) -> None:
         dz = dy * slope(step.activation, z)
-        live = self.live(step)
-        self.param_grads[step.kernel] += (self.at(step.src) * live).T @ dz
+        self.param_grads[step.kernel] += self.live(step, self.at(step.src)).T @ dz
         if step.bias is not None:
             self.param_grads[step.bias] += dz.sum(axis=0)
-        self.add(step.src, (dz @ self.params[step.kernel].T) * live)
+        self.add(step.src, self.live(step, dz @ self.params[step.kernel].T))
 
     def merge_grad(self, step: Merge, pre, dy) -> None:
         total, z = pre

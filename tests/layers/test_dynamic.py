@@ -1,5 +1,7 @@
 """DynamicSplitDense: callable and learned split points."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def masked(layer, x, p):
     weights = [np.asarray(w, np.float64) for w in layer.get_weights()]
     h = x @ weights[0] + weights[1]
     left = np.arange(h.shape[-1]) < np.asarray(p)[..., None]
-    l_in, r_in = h * left, h * ~left
+    l_in, r_in = np.where(left, h, 0), np.where(left, 0, h)
     return np.concatenate([np.maximum(l_in @ weights[2] + weights[3], 0), r_in @ weights[4] + weights[5]], -1)
 
 
@@ -83,6 +85,69 @@ def test_check_holds(branches):
     layer.build((None, 6))
     report = fs.check(layer)
     assert report.ok, str(report)
+
+
+MASKED = {
+    "Dense each": lambda: (Dense(4, activation="tanh"), Dense(6)),
+    "slices": lambda: (None, None),
+    "mixed": lambda: ([Activation("relu"), Dense(2)], Dense(3)),
+    "fused": lambda: (fs.MergeDense([Dense(3), Dense(2)]), None),
+}
+
+
+@pytest.mark.parametrize("split", ["one point", "a point per row", "learned"])
+@pytest.mark.parametrize("branches", MASKED)
+def test_a_masked_nan_is_zero_in_value_and_gradient(branches, split, backend, rng):
+    """The last column is no number; it is masked on the left, and nothing of it may be seen there."""
+    splits = {
+        "one point": lambda x: tf.constant(5),
+        "a point per row": lambda x: 3 + tf.cast(x[..., 0] > 0, tf.int32),
+        "learned": fs.LearnedSplit(initial=0.5),
+    }
+    layer = fs.DynamicSplitDense(Dense(8), *MASKED[branches](), split=splits[split], merge=None)
+    x = tf.constant(rng.normal(size=(7, 6)), tf.float32)
+    layer.build(x.shape)
+    right = [v.value for sublayer in layer.branches[1] for v in sublayer.weights]
+    variables = [v.value for v in layer.trainable_variables if all(v.value is not w for w in right)]
+    calls = [layer, tf.function(layer), fs.reference(layer)]
+    if split != "learned":  # whose mask is soft then
+        calls += [functools.partial(f, training=True) for f in calls]
+
+    def run(f):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            left, _ = f(x)
+            loss = tf.reduce_sum(left**2)
+        return [left, *tape.gradient(loss, [x, *variables], unconnected_gradients="zero")]
+
+    def run_with(number):
+        layer.stem[0].bias.assign([0.1] * 7 + [number])
+        with fs.use_backend(backend):
+            return [run(f) for f in calls]
+
+    expected = run_with(0.0)
+    for number in (np.nan, np.inf, -np.inf):
+        for found, wanted in zip(run_with(number), expected, strict=True):
+            for a, b in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_soft_mask_is_a_factor(backend, rng):
+    layer = learned(False)
+    x = rng.normal(size=(3, 6)).astype("float32")
+    layer.build(x.shape)
+    layer.stem[0].bias.assign([0.0] * 6 + [np.nan])
+    with fs.use_backend(backend):
+        assert np.isnan(layer(x, training=True)).all()
+
+
+def test_a_dynamic_split_within_another_layer_is_called_itself(rng):
+    inner = fs.DynamicSplitDense(Dense(6), None, Dense(3), split=lambda x: tf.constant(2))
+    layer = fs.SplitDense(Dense(8), [inner, None])
+    x = rng.normal(size=(3, 10)).astype("float32")
+    y = layer(x)
+    np.testing.assert_allclose(y, fs.reference(layer)(x), rtol=1e-6)
+    assert "a point of its own" in "; ".join(layer.unfusable_reasons())
 
 
 def learned(gated: bool, dtype: str = "float32") -> fs.DynamicSplitDense:
@@ -205,3 +270,15 @@ def test_one_plan_serves_one_point_and_a_point_per_row(fused_backend):
 
     for split in (lambda x: 3, lambda x: tf.reduce_sum(tf.cast(x > 0, tf.int32), -1)):
         assert fs.check(layer_of(split), backends=[fused_backend]).ok
+
+
+def test_masked_slices_and_a_callable_merge_make_three_stages(backend, rng):
+    merge = lambda parts: parts[0] * 2 - parts[1]  # noqa: E731
+    layer = fs.DynamicSplitDense(
+        Dense(8), None, Dense(8), split=point_per_row, merge=merge, head=Dense(1, activation="sigmoid")
+    )
+    x = rng.normal(size=(5, 6)).astype("float32")
+    layer.build(x.shape)
+    assert len(layer.spec.stages()) == 3
+    with fs.use_backend(backend):
+        np.testing.assert_allclose(layer(x), fs.reference(layer)(x), rtol=1e-5, atol=1e-6)
