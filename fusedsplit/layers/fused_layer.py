@@ -262,6 +262,7 @@ class FusedLayer(Layer):
         if not dispatch.is_eager_tensor(x) or len(x.shape) < 2 or x.shape[-1] != self._width:
             return None
         computation = self._computations[False]
+        assert isinstance(computation, LayerComputation)  # or the layer would not be plain
         params = computation.plain_params()
         return None if params is None else dispatch.call_eagerly(computation, x, params, self.backend)
 

@@ -14,7 +14,7 @@ from fusedsplit.models import calls
 from fusedsplit.models.fused_model import FusedModel, fuse
 from fusedsplit.models.graph import Call, Graph, Tensor
 from fusedsplit.models.region import Region
-from fusedsplit.tools.call_names import kinds
+from fusedsplit.tools.call_names import count, kinds
 from fusedsplit.tools.check_report import CheckReport, Row, usable_backends, worst_row
 from fusedsplit.tools.derivatives import Program, State, Tensors, true_moments
 
