@@ -13,7 +13,7 @@ import tensorflow as tf
 from fusedsplit.backends import op
 from fusedsplit.backends.base import CallContext
 from fusedsplit.native import library
-from fusedsplit.plan import Activation
+from fusedsplit.plan import PLAN_VERSION, Activation
 from tests.csrc.numpy_plan import Case, RandomPlan, Run, fill, split_dense_plan
 
 pytestmark = pytest.mark.skipif(op.problem() is not None, reason=f"the op is not usable: {op.problem()}")
@@ -140,9 +140,9 @@ def test_eager_saves_only_under_a_tape_that_watches(monkeypatch):
 def test_an_undifferentiated_eager_call_has_one_op(monkeypatch):
     inputs, params, _ = tensors(fill(SEED2, 3, np.random.default_rng(0)).cast("float32"))
     names = []
-    execute = op._execute
+    execute = op.fast_path_execute
     monkeypatch.setattr(
-        op, "_execute", lambda context, name, *rest: names.append(name) or execute(context, name, *rest)
+        op, "fast_path_execute", lambda context, name, *rest: names.append(name) or execute(context, name, *rest)
     )
     plain = op.OP.run(SEED2, inputs, params)
     with tf.GradientTape() as tape:
@@ -189,9 +189,13 @@ class TestRefusals:
 
     def test_a_plan_of_another_version(self):
         inputs, params, _ = tensors(fill(SEED2, 5, np.random.default_rng(6)))
-        with pytest.raises(tf.errors.InvalidArgumentError, match="plan: expected plan version 1"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"plan: expected plan version {PLAN_VERSION}"):
             op._loaded().wrappers.fusedsplit_forward(
-                inputs=inputs, params=params, points=[], n_outputs=1, plan=op.pack_plan([2, *SEED2.encode()[1:]])
+                inputs=inputs,
+                params=params,
+                points=[],
+                n_outputs=1,
+                plan=op.pack_plan([PLAN_VERSION + 1, *SEED2.encode()[1:]]),
             )
 
     def test_points_of_another_shape(self):
@@ -208,7 +212,7 @@ class TestRefusals:
 class TestNative:
     def test_what_the_library_says(self):
         info = op.library_info()
-        assert info["plan_version"] == 1
+        assert info["plan_version"] == PLAN_VERSION
         assert info["threads"] >= 1
         assert info["isa"] in library.build_info()["isa_units"]
 

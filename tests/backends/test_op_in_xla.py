@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.layers import Dense
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 import fusedsplit as fs
 from fusedsplit.backends import dispatch, op, op_in_xla
+from fusedsplit.backends._tf_private import xla_call_module
 from fusedsplit.backends.base import CallContext
 from fusedsplit.backends.tf import execute
 from tests.backends.test_op_gradients import TANH, case_tensors
@@ -259,7 +259,7 @@ def call_module(types: list[str], config: str, arguments):
 
     @tf.function(jit_compile=True)
     def run(*arguments):
-        return gen_xla_ops.xla_call_module(
+        return xla_call_module(
             args=arguments, version=9, module=text, Sout=[[3, 5], [0]], Tout=[tf.float32, tf.uint8], platforms=["CPU"]
         )
 
