@@ -50,6 +50,7 @@ def setenv(monkeypatch: pytest.MonkeyPatch):
     def forget() -> None:
         config.backend.cache_clear()
         config.verbose.cache_clear()
+        dispatch._choose.cache_clear()
         dispatch._runs_op_eagerly.cache_clear()
 
     def set_one(name: str, value: str) -> None:

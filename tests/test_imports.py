@@ -23,7 +23,7 @@ ORDER = (
     {"backends.op_in_xla", "backends.tf"},
     {"backends.op", "backends.xla"},
     {"backends.dispatch"},
-    {"layers.merges"},
+    {"layers.merges", "layers._keras_private"},
     {"layers.spec", "layers.shapes"},
     {"layers.sublayers", "layers.lower", "layers.reference", "layers.dynamic"},
     {"layers.serialization", "layers.magnitude"},

@@ -56,6 +56,12 @@ graph_is_in_xla = _find(
 CondBranchFuncGraph = _find(
     "tensorflow.python.ops.control_flow_v2_func_graphs", "CondBranchFuncGraph", IN_XLA, instead=()
 )
+# What `tf.device` says to a graph.
+device_scopes = _find(
+    "tensorflow",
+    "Graph._device_function_stack.fget",
+    "on a machine with GPUs, what `tf.device` says around what is traced",
+)
 
 # An eager tensor's type, known without starting the eager runtime.
 EagerTensor = _find(

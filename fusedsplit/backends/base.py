@@ -17,6 +17,7 @@ class CallContext(NamedTuple):
     in_xla: bool = False
     in_save: bool = False
     in_branch: bool = False  # of a tf.cond or tf.switch_case that XLA compiles
+    device: str | None = None  # what the inputs are on, such as "GPU:0"; None for a CPU
 
 
 class Operands(NamedTuple):

@@ -112,6 +112,8 @@ class Op:
             reasons += _tf_private.reasons(_tf_private.EAGER if context.eager else _tf_private.GRAPH)
         if context.dtype not in DTYPES:
             reasons.append(f"it is built for float32 and float64 only, not for {context.dtype}")
+        if context.device is not None:
+            reasons.append(f"the inputs are on {context.device}, and it runs on the CPU")
         in_xla_problem = xla_problem() if context.in_xla and broken is None else None
         if in_xla_problem is not None:
             reasons.append(in_xla_problem)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from fusedsplit.backends._tf_private import CondBranchFuncGraph, graph_is_in_xla
+from fusedsplit.backends._tf_private import CondBranchFuncGraph, context, device_scopes, graph_is_in_xla
 from fusedsplit.backends.activations import activate
 from fusedsplit.backends.base import CallContext
 from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Mix, Plan, Range, Row, Step, sources
@@ -217,6 +218,24 @@ def in_xla() -> bool:
     if tf.executing_eagerly():
         return False
     return graph_is_in_xla(tf.compat.v1.get_default_graph())
+
+
+def traced_device() -> tf.DeviceSpec:
+    """Where what is traced now will run, as far as `tf.device` says so.
+
+    The body of a function does not inherit the device of its call, but is placed there.
+    """
+    node = types.SimpleNamespace(device="", name="", type="")
+    graph = tf.compat.v1.get_default_graph() if device_scopes is not None else None
+    while graph is not None:
+        for scope in device_scopes(graph).peek_objs():  # from the innermost on
+            if scope.function is None:  # tf.device(None): nothing further out counts
+                return tf.DeviceSpec.from_string(node.device)
+            node.device = scope.string_merge(node)
+        graph = getattr(graph, "outer_graph", None)
+    eager = context().device_name if context is not None else None
+    outermost = tf.DeviceSpec.from_string(eager or "")
+    return outermost.make_merged_spec(tf.DeviceSpec.from_string(node.device))
 
 
 def in_branch() -> bool:

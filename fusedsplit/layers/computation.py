@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from fusedsplit.backends.base import Operands, Run
 from fusedsplit.layers import magnitude, reference
+from fusedsplit.layers._keras_private import KeptVariables, in_no_scope
 from fusedsplit.layers.lower import lower
 from fusedsplit.layers.spec import CallableMerge, SplitSpec
-from fusedsplit.layers.sublayers import SpecReader, dynamic_reasons
+from fusedsplit.layers.sublayers import SpecReader, all_sublayers, dynamic_reasons
 from fusedsplit.plan import Plan
 
 
@@ -24,12 +25,9 @@ class SpecComputation:
     def __init__(self, spec: SplitSpec, dtype: str):
         self.spec = spec
         self.dtype = dtype
+        self.is_one_plan = spec.is_one_plan
         self._stages = spec.stages()
         self.logit_outputs: tuple[int, ...] = (0,) if spec.has_logits else ()
-
-    @property
-    def is_one_plan(self) -> bool:
-        return self.spec.is_one_plan
 
     def unfusable_reasons(self) -> list[str]:
         return []
@@ -73,6 +71,7 @@ class LayerComputation(SpecComputation):
         self._layer = layer
         self._reader = reader
         self._training = training
+        self._kept: KeptVariables | None = None
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -92,8 +91,34 @@ class LayerComputation(SpecComputation):
         return self._reader.masks
 
     def params(self) -> list[Any]:
-        """tf.Variables, or computed tensors (LoRA), read at each access."""
+        """tf.Variables, or computed tensors (LoRA), as they are at each access."""
+        kept = self._kept_variables() if in_no_scope() else None
+        return self._looked_up() if kept is None else kept.values()
+
+    def plain_params(self) -> list[Any] | None:
+        """The params where no scope of Keras is open; None where the plan cannot run."""
+        kept = self._kept_variables()
+        if kept is not None:
+            return kept.values()
+        return None if self.unfusable_reasons() else self._looked_up()
+
+    def _looked_up(self) -> list[Any]:
         return [_tensor(getattr(layer, name)) for layer, name in self._reader.weights]
+
+    def _kept_variables(self) -> KeptVariables | None:
+        """The variables, where they are all that the params are and nothing speaks against running the plan."""
+        kept = self._kept
+        if kept is None or not kept.are_current():
+            kept = self._kept = self._look()
+        return kept
+
+    def _look(self) -> KeptVariables | None:
+        if self.unfusable_reasons():
+            return None
+        try:
+            return KeptVariables(all_sublayers(self._layer), self._reader.weights)
+        except LookupError:
+            return None
 
     def operands(self, inputs: Sequence[Any]) -> Operands:
         inputs = list(inputs)

@@ -53,9 +53,9 @@ def split_dense(
     points = [as_rows(tf.cast(point, tf.int32)) for point in points]
     _check_operands(tensors, weights, points, spec)
     computation = SpecComputation(spec, dtype)
-    context = dispatch.current_context(dtype)
+    context = dispatch.current_context(dtype, tensors)
     choice = dispatch.choose(dispatch.check_name(backend), computation.plan(), context)
-    dispatch.report(choice, context, "split_dense", backend)
+    dispatch.report(choice, "split_dense")
     outputs = dispatch.run(computation, Operands(tensors, weights, points), choice.name)
     return outputs if spec.merge is None else outputs[0]
 

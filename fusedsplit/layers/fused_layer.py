@@ -11,6 +11,7 @@ from keras.layers import Dense, Layer
 
 from fusedsplit.backends import dispatch
 from fusedsplit.layers import merges
+from fusedsplit.layers._keras_private import has_losses, in_no_scope, is_rematerialized
 from fusedsplit.layers.computation import LayerComputation, UnfusedComputation, ones_like_rows
 from fusedsplit.layers.merges import MergeFunction, NamedMerge
 from fusedsplit.layers.serialization import deserialize, serialize, serialize_merge
@@ -29,7 +30,13 @@ class _Structure:
 
 
 class FusedLayer(Layer):
-    """Base class of `SplitDense`, `MergeDense` and `DynamicSplitDense`."""
+    """Base class of `SplitDense`, `MergeDense` and `DynamicSplitDense`.
+
+    Attributes:
+        backend: what computes the layer, see `SplitDense`.
+        backend_is_loaded: whether that comes from a config: such a choice was made elsewhere, and gives way, with the
+            warning, where it cannot run. One that is made in code never does.
+    """
 
     # Whether the layer was built for a list of inputs.
     takes_list = False
@@ -50,7 +57,7 @@ class FusedLayer(Layer):
         super().__init__(**kwargs)
         _check_policy(self, flat)
         self.supports_masking = True
-        self.backend = dispatch.check_name(backend)
+        self.backend = backend
         # One flat list, because Keras up to 3.12 does not save a list inside a list.
         self._sublayers = flat
         self._structure = _Structure(indices[0], tuple(indices[1:-1]), indices[-1])
@@ -59,9 +66,18 @@ class FusedLayer(Layer):
         self._merge_widths: dict[tuple[int, ...], int] = {}
         # By whether they are for training.
         self._computations: dict[bool, LayerComputation | UnfusedComputation] = {}
-        # Whether a call on one tensor depends on nothing but the tensor and the weights.
-        self._plain = False
+        # What a call on one tensor computes, where that depends on nothing but the tensor and the weights, as far as
+        # `build` knows.
+        self._plain: LayerComputation | None = None
         self._width = 0
+        self._built_policy: Any = None
+        self._built_input_spec: Any = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "backend":  # said in code, be it what a config said already, over which Keras would pass
+            dispatch.check_name(value)
+            self.backend_is_loaded = False
+        super().__setattr__(name, value)
 
     # Sub-layers.
 
@@ -173,10 +189,11 @@ class FusedLayer(Layer):
         reasons = [r for layer in self._sublayers for r in static_reasons(layer, self.compute_dtype)]
         for training in (False, True):
             self._computations[training] = self._make_computation(widths, reasons, training)
-        self._plain = self._depends_on_one_tensor()
+        self._plain = self._plain_computation()
         self._width = widths[0]
+        self._built_policy = self.dtype_policy
         specs = [keras.layers.InputSpec(min_ndim=2, axes={-1: w}) for w in widths]
-        self.input_spec = specs if self.takes_list else specs[0]
+        self._built_input_spec = self.input_spec = specs if self.takes_list else specs[0]
 
     def _make_computation(
         self, widths: Sequence[int], reasons: Sequence[str], training: bool
@@ -189,13 +206,15 @@ class FusedLayer(Layer):
         spec = dataclasses.replace(block, inputs=inputs, params=reader.shapes)
         return LayerComputation(self, spec, reader, training)
 
-    def _depends_on_one_tensor(self) -> bool:
-        """Whether a call computes the same from one tensor and the weights alone, training or not, as one plan."""
+    def _plain_computation(self) -> LayerComputation | None:
+        """What is computed from one tensor and the weights alone, training or not, as one plan; None if nothing is."""
         inference, training = self._computations[False], self._computations[True]
-        if not inference.is_one_plan:
-            return False
+        if not isinstance(inference, LayerComputation) or not inference.is_one_plan:
+            return None
+        if is_rematerialized(self) or type(self).compute_mask is not Layer.compute_mask:
+            return None
         spec = inference.spec
-        return spec == training.spec and len(spec.inputs) == 1 and not spec.points
+        return inference if spec == training.spec and len(spec.inputs) == 1 and not spec.points else None
 
     def source_shapes(self, shapes: list[Shape], stack: Callable[[list[Layer], Shape], Shape]) -> list[Shape]:
         """The shape of what each branch reads; `stack` gives the shape behind a stack of layers, building them."""
@@ -224,20 +243,33 @@ class FusedLayer(Layer):
     # Calling.
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs and self._plain:
-            outputs = self._call_eagerly(args[0])
+        if len(args) == 1 and not kwargs and self._plain is not None and self._is_plain_still():
+            outputs = self._call_eagerly(self._plain, args[0])
             if outputs is not None:
                 return outputs if self.merge_function is None else outputs[0]
         return super().__call__(*args, **kwargs)
 
-    def _call_eagerly(self, x: Any) -> list[Any] | None:
+    def _is_plain_still(self) -> bool:
+        """Whether nothing that Keras does around a call is needed, as far as it may change after `build`."""
+        return (
+            getattr(self.call, "__func__", None) is _call
+            and self.activity_regularizer is None
+            and self.dtype_policy is self._built_policy
+            and self.input_spec is self._built_input_spec
+            and not has_losses(self)
+            and in_no_scope()
+        )
+
+    def _call_eagerly(self, computation: LayerComputation, x: Any) -> list[Any] | None:
         """The outputs for a plain tensor, without what Keras does around a call; None where that may be needed."""
         if not dispatch.is_eager_tensor(x) or len(x.shape) < 2 or x.shape[-1] != self._width:
             return None
-        return dispatch.call_eagerly(self._computations[False], x, self.backend)
+        params = computation.plain_params()
+        return None if params is None else dispatch.call_eagerly(computation, x, params, self.backend)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        outputs = dispatch.call(self.computation(training), keras.tree.flatten(inputs), self.backend)
+        computation, inputs = self.computation(training), keras.tree.flatten(inputs)
+        outputs = dispatch.call(computation, inputs, self.backend, loaded=self.backend_is_loaded)
         return outputs if self.merge_function is None else outputs[0]
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -275,12 +307,17 @@ class FusedLayer(Layer):
         merge = config["merge"]
         if isinstance(merge, dict) and "merge" not in merge:
             config["merge"] = keras.saving.deserialize_keras_object(merge)
-        return cls.from_parts(config)
+        layer = cls.from_parts(config)
+        layer.backend_is_loaded = True
+        return layer
 
     @classmethod
     def from_parts(cls, config: dict[str, Any]) -> FusedLayer:
         """The layer from a config whose sub-layers are made again."""
         return cls(**config)
+
+
+_call = FusedLayer.call  # a subclass, an instance or a test may have another one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from fusedsplit.backends import dispatch
 from fusedsplit.backends.activations import activate
 from fusedsplit.layers.merges import Concat, Elementwise, NamedMerge
 from fusedsplit.layers.spec import Branch, CallableMerge, DenseSpec, Gain, Item, Mask, SplitSpec
@@ -79,12 +80,19 @@ class _Unfused:
     def stack(self, layers: Sequence[Any], x: Any) -> Any:
         for sublayer in layers:
             if hasattr(sublayer, "sublayers"):
-                x = self.layer(sublayer, x)
+                x = self.fused(sublayer, x)
             elif isinstance(sublayer, keras.layers.Dropout):
                 x = sublayer(x, training=self.training)
             else:
                 x = sublayer(x)
         return x
+
+    def fused(self, sublayer: Any, x: Any) -> Any:
+        """A fused layer among the sub-layers."""
+        if sublayer.activity_regularizer is None:
+            return self.layer(sublayer, x)
+        with dispatch.use_backend("reference"):  # by Keras' own call, which counts the loss
+            return sublayer(x, training=self.training)
 
     def apply(self, function: Callable[[Any], Any], x: Any) -> Any:
         """A function that is no layer."""

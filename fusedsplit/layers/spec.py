@@ -8,6 +8,7 @@ step by step without one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Union
 
@@ -121,7 +122,7 @@ class SplitSpec(HashedOnce):
             return tuple(branch.width for branch in self.branches)
         return (items_width(self.merged_width, self.head),)
 
-    @property
+    @functools.cached_property
     def is_one_plan(self) -> bool:
         return not isinstance(self.merge, CallableMerge) and not any(branch.is_masked for branch in self.branches)
 

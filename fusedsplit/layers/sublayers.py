@@ -147,6 +147,11 @@ def dynamic_reasons(layers: Sequence[Layer]) -> list[str]:
     return reasons
 
 
+def all_sublayers(layer: Any) -> list[Layer]:
+    """The sub-layers of a fused layer, and those of the fused layers among them."""
+    return [x for sub in layer.sublayers for x in ([sub, *all_sublayers(sub)] if is_fused(sub) else [sub])]
+
+
 def is_fused(layer: Layer) -> bool:
     """Whether a sub-layer is itself a fused layer."""
     return hasattr(layer, "sublayers")

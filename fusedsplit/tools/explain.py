@@ -107,7 +107,7 @@ def explain(layer: Any) -> Explanation | ModelExplanation:
             if found:
                 reasons[name][situation] = found
         try:
-            choice = dispatch.choose(layer.backend, plan, context, unfusable)
+            choice = dispatch.choose(layer.backend, plan, context, unfusable, layer.backend_is_loaded)
             choices[situation] = f"{choice.name} ({choice.why})"
         except ValueError:
             choices[situation] = f"raises: backend={layer.backend!r} cannot run there"

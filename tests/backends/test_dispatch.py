@@ -1,7 +1,9 @@
 """dispatch.py: which backend runs, explicit choices, the one warning, the functional form."""
 
+import contextlib
 import subprocess
 import sys
+import types
 import warnings
 
 import keras
@@ -199,3 +201,190 @@ def test_split_dense_refuses_what_does_not_fit(change, message):
     inputs, params = change(tf.constant(X), [tf.convert_to_tensor(p) for p in layer.params])
     with pytest.raises(ValueError, match=message):
         fs.split_dense(inputs, params, layer.spec)
+
+
+# Devices.
+
+GPU = "/job:localhost/replica:0/task:0/device:GPU:0"
+
+
+@needs_op
+def test_the_op_says_where_the_inputs_are():
+    context = CallContext("float32", device="GPU:0")
+    (reason,) = op.OP.not_supported_reasons(None, context)
+    assert "the inputs are on GPU:0" in reason
+    plan = layer_of(Dense(6)).computation().plan()
+    assert dispatch.choose("auto", plan, context).name == "xla"
+    assert dispatch.choose("auto", plan, context._replace(eager=False)).name == "tf"
+    assert "GPU:0" in dispatch.choose("auto", plan, context).why
+    with pytest.raises(ValueError, match="(?s)'op' was chosen explicitly.*the inputs are on GPU:0.*xla: can run"):
+        dispatch.choose("op", plan, context)
+
+
+def test_running_where_the_inputs_are_is_no_fallback_to_warn_of(recwarn, monkeypatch):
+    monkeypatch.setattr(dispatch, "_warned", False)
+    context = CallContext("float32", device="GPU:0")
+    choice = dispatch.choose("auto", layer_of(Dense(6)).computation().plan(), context)
+    dispatch.report(choice, "it")
+    assert not [w for w in recwarn if issubclass(w.category, fs.FusedSplitWarning)]
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """A machine that has one, as far as dispatch asks."""
+    monkeypatch.setattr(dispatch, "_accelerators", lambda: ("GPU:0",))
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [(GPU, "GPU:0"), (GPU.replace("GPU:0", "CPU:1"), None), ("/device:TPU:3", "TPU:3")]
+)
+def test_eager_tensors_are_asked_for_their_device(device, expected, a_gpu):
+    x = types.SimpleNamespace(device=device)
+    assert dispatch.current_context("float32", [tf.constant(X), x]).device == expected
+
+
+def test_no_device_is_asked_for_where_there_are_only_cpus():
+    assert dispatch._accelerators() == ()
+    assert dispatch.current_context("float32", [types.SimpleNamespace(device=GPU)]).device is None
+
+
+@needs_op
+def test_an_eager_call_on_a_gpu_goes_no_short_way(a_gpu, monkeypatch):
+    layer = layer_of(Dense(6))
+    expected = layer(X)
+    monkeypatch.setattr(dispatch, "_device_of", lambda tensors: "GPU:0")
+    monkeypatch.setattr(op.OP, "run", None)
+    monkeypatch.setattr(dispatch, "_warned", True)
+    x = tf.constant(X)
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fs.split_dense(x, layer.params, layer.spec), expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_op
+@pytest.mark.parametrize(
+    ("devices", "runs_op"),
+    [
+        ([], False),  # where TensorFlow places everything on the GPU
+        (["/GPU:0"], False),
+        (["/CPU:0"], True),
+        (["/GPU:0", "/CPU:0"], True),
+        (["/CPU:0", "/GPU:0"], False),
+        (["/CPU:0", "/job:localhost"], True),
+        (["/CPU:0", None], False),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True], ids=["in the function", "around a nested one"])
+def test_a_graph_is_asked_for_its_device(devices, runs_op, nested, a_gpu):
+    layer = layer_of(Dense(6))
+
+    @tf.function(autograph=False)
+    def function(x):
+        with contextlib.ExitStack() as stack:
+            for device in devices:
+                stack.enter_context(tf.device(device))
+            return tf.function(layer.call)(x) if nested else layer(x)
+
+    assert ("FusedsplitForward" in ops_of(function.get_concrete_function(tf.TensorSpec([None, 10])))) == runs_op
+
+
+@needs_op
+def test_a_graph_is_placed_where_its_caller_is(a_gpu):
+    layer = layer_of(Dense(6))
+    with tf.device("/CPU:0"):
+        assert "FusedsplitForward" in ops_of(tf.function(layer).get_concrete_function(tf.TensorSpec([None, 10])))
+
+
+@needs_op
+def test_another_cpu_is_a_cpu():
+    code = """
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+import fusedsplit as fs
+from keras.layers import Dense
+layer = fs.SplitDense(Dense(8), [Dense(4), None], backend="op")
+x = np.ones((3, 10), "float32")
+expected = layer(x)
+with tf.device("CPU:1"):
+    x = tf.constant(x)
+    assert x.device.endswith("CPU:1"), x.device
+    for y in (layer(x), tf.function(layer)(x)):
+        np.testing.assert_allclose(y, expected, rtol=1e-6)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Backends that a config names.
+
+
+def saved_and_loaded(layer, tmp_path) -> keras.Model:
+    x = keras.Input((10,), dtype=layer.compute_dtype)
+    keras.Model(x, layer(x)).save(tmp_path / "m.keras")
+    return keras.models.load_model(tmp_path / "m.keras")
+
+
+def bfloat16_op():
+    """What the op cannot run."""
+    return fs.SplitDense(Dense(8, dtype="bfloat16"), [Dense(4, dtype="bfloat16"), None], backend="op")
+
+
+def test_a_loaded_choice_gives_way_with_the_warning(tmp_path, monkeypatch):
+    layer = bfloat16_op()
+    with pytest.raises(ValueError, match="'op' was chosen explicitly"):
+        layer(X)
+    model = saved_and_loaded(layer, tmp_path)
+    (loaded,) = [each for each in model.layers if isinstance(each, fs.SplitDense)]
+    loaded.set_weights(layer.get_weights())
+    monkeypatch.setattr(dispatch, "_warned", False)
+    with pytest.warns(fs.FusedSplitWarning, match="'tf' instead of|'xla' instead of") as warned:
+        found = [model(X), loaded(X), tf.function(loaded)(X)]
+    assert len(warned) == 1
+    with fs.use_backend("tf"):
+        np.testing.assert_allclose(*(tf.cast(y, "float32") for y in (found[1], layer(X))), rtol=1e-2, atol=1e-2)
+    assert loaded.backend == "op" and loaded.get_config()["backend"] == "op"
+
+
+def test_what_is_said_in_code_about_a_loaded_layer_is_explicit(tmp_path):
+    layer = bfloat16_op()
+    layer.build((None, 10))
+    for again in (fs.SplitDense.from_config(layer.get_config()), keras.models.clone_model(model_of(layer)).layers[-1]):
+        again.backend = "op"
+        with pytest.raises(ValueError, match="'op' was chosen explicitly"):
+            again(X)
+        with pytest.raises(ValueError, match="`backend`: expected 'auto' or one of .* Received: 'gpu'"):
+            again.backend = "gpu"
+    again = fs.SplitDense.from_config(layer.get_config())
+    with fs.use_backend("op"), pytest.raises(ValueError, match="'op' was chosen explicitly"):
+        again(X)
+
+
+def model_of(layer) -> keras.Model:
+    x = keras.Input((10,), dtype=layer.compute_dtype)
+    return keras.Model(x, layer(x))
+
+
+def test_a_loaded_choice_holds_where_it_can(tmp_path, capsys, setenv):
+    model = saved_and_loaded(layer_of(Dense(6), backend="tf"), tmp_path)
+    setenv("FUSEDSPLIT_VERBOSE", "dispatch")
+    model(X)
+    assert "-> tf (" in capsys.readouterr().err
+    choices = fs.explain(model.layers[-1]).choices
+    assert all(choice.startswith("tf (") and "saved" in choice for choice in choices.values())
+
+
+def test_explain_says_what_a_loaded_choice_gives_way_to():
+    layer = bfloat16_op()
+    layer.build((None, 10))
+    assert fs.explain(layer).choices["eager"].startswith("raises")
+    again = fs.SplitDense.from_config(layer.get_config())
+    again.build((None, 10))
+    assert "'op', with which it was saved, cannot" in fs.explain(again).choices["eager"]
+
+
+def test_the_environments_choice_is_explicit_too(setenv, recwarn, monkeypatch):
+    """A reason against the op is none to warn of where another backend was asked for."""
+    setenv("FUSEDSPLIT_BACKEND", "tf")
+    monkeypatch.setattr(dispatch, "_warned", False)
+    fs.SplitDense(Dense(8, dtype="bfloat16"), [Dense(4, dtype="bfloat16"), None])(X)
+    assert not [w for w in recwarn if issubclass(w.category, fs.FusedSplitWarning)]
