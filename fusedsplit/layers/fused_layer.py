@@ -66,8 +66,9 @@ class FusedLayer(Layer):
         self._merge_widths: dict[tuple[int, ...], int] = {}
         # By whether they are for training.
         self._computations: dict[bool, LayerComputation | UnfusedComputation] = {}
-        # Whether a call on one tensor depends on nothing but the tensor and the weights, as far as `build` knows.
-        self._plain = False
+        # What a call on one tensor computes, where that depends on nothing but the tensor and the weights, as far as
+        # `build` knows.
+        self._plain: LayerComputation | None = None
         self._width = 0
         self._built_policy: Any = None
         self._built_input_spec: Any = None
@@ -188,7 +189,7 @@ class FusedLayer(Layer):
         reasons = [r for layer in self._sublayers for r in static_reasons(layer, self.compute_dtype)]
         for training in (False, True):
             self._computations[training] = self._make_computation(widths, reasons, training)
-        self._plain = self._depends_on_one_tensor()
+        self._plain = self._plain_computation()
         self._width = widths[0]
         self._built_policy = self.dtype_policy
         specs = [keras.layers.InputSpec(min_ndim=2, axes={-1: w}) for w in widths]
@@ -205,13 +206,15 @@ class FusedLayer(Layer):
         spec = dataclasses.replace(block, inputs=inputs, params=reader.shapes)
         return LayerComputation(self, spec, reader, training)
 
-    def _depends_on_one_tensor(self) -> bool:
-        """Whether a call computes the same from one tensor and the weights alone, training or not, as one plan."""
+    def _plain_computation(self) -> LayerComputation | None:
+        """What is computed from one tensor and the weights alone, training or not, as one plan; None if nothing is."""
         inference, training = self._computations[False], self._computations[True]
-        if not inference.is_one_plan or is_rematerialized(self) or type(self).compute_mask is not Layer.compute_mask:
-            return False
+        if not isinstance(inference, LayerComputation) or not inference.is_one_plan:
+            return None
+        if is_rematerialized(self) or type(self).compute_mask is not Layer.compute_mask:
+            return None
         spec = inference.spec
-        return spec == training.spec and len(spec.inputs) == 1 and not spec.points
+        return inference if spec == training.spec and len(spec.inputs) == 1 and not spec.points else None
 
     def source_shapes(self, shapes: list[Shape], stack: Callable[[list[Layer], Shape], Shape]) -> list[Shape]:
         """The shape of what each branch reads; `stack` gives the shape behind a stack of layers, building them."""
@@ -240,8 +243,8 @@ class FusedLayer(Layer):
     # Calling.
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs and self._plain and self._is_plain_still():
-            outputs = self._call_eagerly(args[0])
+        if len(args) == 1 and not kwargs and self._plain is not None and self._is_plain_still():
+            outputs = self._call_eagerly(self._plain, args[0])
             if outputs is not None:
                 return outputs if self.merge_function is None else outputs[0]
         return super().__call__(*args, **kwargs)
@@ -257,12 +260,10 @@ class FusedLayer(Layer):
             and in_no_scope()
         )
 
-    def _call_eagerly(self, x: Any) -> list[Any] | None:
+    def _call_eagerly(self, computation: LayerComputation, x: Any) -> list[Any] | None:
         """The outputs for a plain tensor, without what Keras does around a call; None where that may be needed."""
         if not dispatch.is_eager_tensor(x) or len(x.shape) < 2 or x.shape[-1] != self._width:
             return None
-        computation = self._computations[False]
-        assert isinstance(computation, LayerComputation)  # or the layer would not be plain
         params = computation.plain_params()
         return None if params is None else dispatch.call_eagerly(computation, x, params, self.backend)
 
