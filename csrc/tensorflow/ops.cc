@@ -5,6 +5,9 @@
 #include <cstdio>
 #include <string>
 
+#include "build.h"
+#include "core/export.h"
+#include "core/library.h"
 #include "core/microkernels/isa.h"
 #include "core/plan/plan.h"
 #include "core/runtime/workers.h"
@@ -12,10 +15,6 @@
 #include "tensorflow/call.h"
 #include "tensorflow/kernels.h"
 #include "tensorflow/xla_api.h"
-
-#ifndef FUSEDSPLIT_VERSION
-#define FUSEDSPLIT_VERSION "unknown"
-#endif
 
 namespace fusedsplit {
 namespace {
@@ -115,9 +114,9 @@ void register_kernel(const OpDefinition& op, TF_DataType type) {
 
 // "" once the ops are registered, or the reason why they are not.
 std::string register_all() {
-  const std::string reason = load_c_api(&table);
-  if (!reason.empty()) return reason;
-  std::string problem;
+  std::string problem = core_problem();
+  if (problem.empty()) problem = load_c_api(&table);
+  if (!problem.empty()) return problem;
   guarded(
       [] {
         register_definition(kInfer);
@@ -154,7 +153,7 @@ const CApi& c_api() { return table; }
 
 }  // namespace fusedsplit
 
-#define FUSEDSPLIT_EXPORT extern "C" __attribute__((visibility("default")))
+extern "C" {
 
 // "" or the reason why the ops are not registered.
 FUSEDSPLIT_EXPORT const char* fusedsplit_op_status() { return fusedsplit::registration.c_str(); }
@@ -165,7 +164,7 @@ FUSEDSPLIT_EXPORT int fusedsplit_op_info(char* text, size_t size) {
   return std::snprintf(text, size,
                        "{\"version\": \"%s\", \"plan_version\": %lld, \"isa\": \"%s\", \"threads\": %d, "
                        "\"xla\": \"%s\"}",
-                       FUSEDSPLIT_VERSION, static_cast<long long>(fusedsplit::kPlanVersion),
+                       fusedsplit::kVersion, static_cast<long long>(fusedsplit::kPlanVersion),
                        fusedsplit::active_isa(), fusedsplit::threads(), fusedsplit::xla_registration);
 }
 
@@ -178,3 +177,5 @@ FUSEDSPLIT_EXPORT int64_t fusedsplit_op_saved_bytes(const int64_t* plan, size_t 
   const std::vector<int64_t> code(plan, plan + size);
   return float64 ? fusedsplit::saved_bytes<double>(code) : fusedsplit::saved_bytes<float>(code);
 }
+
+}  // extern "C"

@@ -83,7 +83,7 @@ def _core() -> dict[str, Any]:
     found = {"isa": core.isa(), "isas": core.isas(), "threads": core.threads()}
     op = dispatch.BACKENDS["op"]
     if not op.not_supported_reasons(None, CallContext("float32")):
-        # The op library has threads of its own, which follow TensorFlow's setting.
+        # Once loaded, the op library has the core follow TensorFlow's setting of threads.
         from fusedsplit.backends.op import library_info, xla_problem
 
         found |= {"threads": library_info()["threads"], "inside XLA": xla_problem() or "usable"}
