@@ -44,7 +44,7 @@ class FUSEDSPLIT_EXPORT Workers {
   void run_chunks(ptrdiff_t chunks, const void* body, Call call);
 
   int count_ = 1;
-  bool holds_pool_ = false;
+  bool counts_ = false;  // as a call that could do with workers
 };
 
 }  // namespace fusedsplit
