@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -67,3 +68,29 @@ def test_the_shared_library(site, harm, reason):
     harm(site / "fusedsplit" / library.SHARED_LIBRARY)
     of_core, of_op = problems(site)
     assert reason in of_core and reason in of_op
+
+
+def test_an_isa_of_another_architecture_is_refused_with_the_names_that_there_are():
+    """Such a name would cap nothing."""
+    foreign = "avx2" if platform.machine() in ("aarch64", "arm64") else "neon"
+    code = "from fusedsplit.native import library; print(library.core_problem())"
+    env = {**os.environ, "FUSEDSPLIT_MAX_ISA": foreign}
+    root = library.PACKAGE.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=env)
+    assert "FUSEDSPLIT_MAX_ISA: expected one of baseline" in done.stdout, done.stderr
+    assert f"Received: {foreign}" in done.stdout
+
+
+def test_nothing_is_thrown_through_the_c_interface():
+    """More integers than there can be memory for: no plan, but no end of the process."""
+    code = (
+        "import ctypes\n"
+        "from fusedsplit.native import library\n"
+        "saved_bytes = ctypes.CDLL(str(library.op_path())).fusedsplit_op_saved_bytes\n"
+        "saved_bytes.argtypes = [ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t, ctypes.c_int]\n"
+        "saved_bytes.restype = ctypes.c_int64\n"
+        "print(saved_bytes((ctypes.c_int64 * 1)(), 1 << 60, 0))\n"
+    )
+    root = library.PACKAGE.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert (done.returncode, done.stdout.strip()) == (0, "-1"), done.stderr

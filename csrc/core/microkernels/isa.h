@@ -13,8 +13,11 @@ namespace fusedsplit {
 FUSEDSPLIT_EXPORT std::vector<std::string> compiled_isas();
 FUSEDSPLIT_EXPORT std::vector<std::string> usable_isas();
 
-// The unit in use: the fastest usable one that FUSEDSPLIT_MAX_ISA allows (an unknown name allows all).
+// The unit in use: the fastest usable one that FUSEDSPLIT_MAX_ISA allows (an unknown name allows all, see max_isa_problem).
 FUSEDSPLIT_EXPORT const char* active_isa();
+
+// "", or what is wrong with FUSEDSPLIT_MAX_ISA: a name that no unit of this build has.
+FUSEDSPLIT_EXPORT std::string max_isa_problem();
 
 // Uses another unit from now on, for tests; false, and no change, if it is unknown or not usable. A Program
 // runs on any unit: nothing in it depends on the one that was in use when it was made.
