@@ -1,8 +1,8 @@
-"""Builds the two native libraries of fusedsplit; without a C++ compiler the package installs without them.
+"""Builds the native libraries of fusedsplit; without a C++ compiler the package installs without them.
 
-`fusedsplit/_op.so` (the TensorFlow op) and `fusedsplit/_core.<abi>.so` (the pybind11 module) are linked
-from the same core objects. Neither links against TensorFlow. What was built and how, or why nothing was, is
-recorded in `fusedsplit/_build_info.json`, which `fusedsplit.info()` prints.
+`fusedsplit/libfusedsplit_core.so` is the core, which `fusedsplit/_op.so` (the TensorFlow op) and
+`fusedsplit/_core.<abi>.so` (the pybind11 module) find beside them. None links against TensorFlow. What was built
+and how, or why nothing was, is recorded in `fusedsplit/_build_info.json`, which `fusedsplit.info()` prints.
 
 Environment:
     FUSEDSPLIT_SKIP_BUILD=1   build nothing native
@@ -33,6 +33,9 @@ ROOT = Path(__file__).resolve().parent
 CORE_SOURCES = sorted((ROOT / "csrc/core").rglob("*.cc"))
 OP_SOURCES = sorted((ROOT / "csrc/tensorflow").glob("*.cc"))
 BINDING_SOURCES = sorted((ROOT / "csrc/python").glob("*.cc"))
+# In every library: which build it is of.
+BUILD_SOURCE = ROOT / "csrc/build.cc"
+CORE_LIBRARY = "libfusedsplit_core.so"
 # Programs of their own in csrc/core/tools (`make ulp`, `make sanitize`): each is the files that begin with its name.
 PROGRAMS = ("selftest", "bench", "ulp")
 
@@ -55,16 +58,26 @@ FLAGS = [
 # On Linux: a wild write ends the process instead of steering it, and what the loader fills in is read-only after.
 HARDENING = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE={level}"]
 HARDENING_LINK = ["-Wl,-z,relro", "-Wl,-z,now"]
+INCLUDES = ["-I", str(ROOT / "csrc")]
 # One unit for each instruction set, chosen from at run time; every other file is compiled for the oldest CPU.
 ISA_FLAGS = {
     "isa_avx2.cc": ["-mavx2", "-mfma"],
     "isa_avx512.cc": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"],
 }
 
-# How each kind of file is linked, on Linux and on macOS.
+# How each kind of file is linked, on Linux and on macOS. Names are resolved while a library is loaded ("now"), so
+# that one which does not fit the core library is refused instead of ending the process at its first call. The core
+# library calls its own functions directly: nobody may step between.
 LINK_FLAGS = {
-    "library": (["-shared"], ["-dynamiclib"]),
-    "module": (["-shared"], ["-bundle", "-undefined", "dynamic_lookup"]),
+    "core": (
+        ["-shared", "-Wl,-z,defs,-z,now,-Bsymbolic-functions", f"-Wl,-soname,{CORE_LIBRARY}"],
+        ["-dynamiclib", f"-Wl,-install_name,@rpath/{CORE_LIBRARY}"],
+    ),
+    "library": (["-shared", "-Wl,-z,defs,-z,now,-rpath,$ORIGIN"], ["-dynamiclib", "-Wl,-rpath,@loader_path"]),
+    "module": (
+        ["-shared", "-Wl,-z,now,-rpath,$ORIGIN"],
+        ["-bundle", "-undefined", "dynamic_lookup", "-Wl,-rpath,@loader_path"],
+    ),
     "program": ([], []),
 }
 
@@ -78,6 +91,14 @@ def package_version() -> str:
         if line.startswith("__version__"):
             return line.split('"')[1]
     raise RuntimeError("expected __version__ in fusedsplit/__init__.py")
+
+
+def build_name() -> str:
+    """The release, and a hash of the core's sources: by it libraries know whether they fit together."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "csrc/core").rglob("*.[ch]*")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"{package_version()}+{digest.hexdigest()[:12]}"
 
 
 class BuildError(Exception):
@@ -189,41 +210,44 @@ def compile_all(toolchain: Toolchain, temporary: Path, groups: list[tuple[Path, 
         return {source: future.result() for source, future in futures.items()}
 
 
+def core_groups(toolchain: Toolchain) -> list[tuple[Path, list[str]]]:
+    """The core's sources, and the one that says which build it is, with the flags of each."""
+    build = [f'-DFUSEDSPLIT_VERSION="{package_version()}"', f'-DFUSEDSPLIT_BUILD="{build_name()}"']
+    return [*((source, INCLUDES) for source in core_sources(toolchain)), (BUILD_SOURCE, [*INCLUDES, *build])]
+
+
 def build_program(name: str, temporary: Path, target: Path) -> None:
     """One of PROGRAMS, linked with the core."""
     toolchain = Toolchain()
     temporary.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     own = [source for source in CORE_SOURCES if belongs_to(source, name)]
-    core = ["-I", str(ROOT / "csrc"), f'-DFUSEDSPLIT_VERSION="{package_version()}"']
-    groups = [(source, core) for source in (*core_sources(toolchain), *own)]
+    groups = [*core_groups(toolchain), *((source, INCLUDES) for source in own)]
     toolchain.link(list(compile_all(toolchain, temporary, groups).values()), target, "program")
 
 
 def build_native(temporary: Path, package: Path, module_name: str) -> dict:
-    """Compiles and links both libraries into `package`, and returns the build metadata."""
+    """Compiles and links the libraries into `package`, and returns the build metadata."""
     import pybind11
 
     toolchain = Toolchain()
     temporary.mkdir(parents=True, exist_ok=True)
     package.mkdir(parents=True, exist_ok=True)
-    core = ["-I", str(ROOT / "csrc"), f'-DFUSEDSPLIT_VERSION="{package_version()}"']
-    python = [*core, "-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
-    groups = [
-        *((source, core) for source in core_sources(toolchain)),
-        *((source, core) for source in OP_SOURCES),
-        *((source, python) for source in BINDING_SOURCES),
-    ]
+    python = [*INCLUDES, "-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
+    core = core_groups(toolchain)
+    groups = [*core, *((source, INCLUDES) for source in OP_SOURCES), *((source, python) for source in BINDING_SOURCES)]
     objects = compile_all(toolchain, temporary, groups)
-    shared = [objects[source] for source in core_sources(toolchain)]
-    toolchain.link([*shared, *(objects[s] for s in OP_SOURCES)], package / "_op.so", "library")
-    toolchain.link([*shared, *(objects[s] for s in BINDING_SOURCES)], package / module_name, "module")
+    shared = [objects[BUILD_SOURCE], package / CORE_LIBRARY]
+    toolchain.link([objects[source] for source, _ in core], package / CORE_LIBRARY, "core")
+    toolchain.link([*(objects[s] for s in OP_SOURCES), *shared], package / "_op.so", "library")
+    toolchain.link([*(objects[s] for s in BINDING_SOURCES), *shared], package / module_name, "module")
     return {
         "compiler": toolchain.version,
         "target": toolchain.machine,
         "flags": " ".join(toolchain.flags),
         "isa_units": {unit: ISA_FLAGS.get(f"isa_{unit}.cc", []) for unit in toolchain.isa_units()},
-        "files": ["_op.so", module_name],
+        "build": build_name(),
+        "files": [CORE_LIBRARY, "_op.so", module_name],
     }
 
 
@@ -242,12 +266,12 @@ def write_build_info(package: Path, details: dict) -> Path:
 
 def remove_libraries(package: Path) -> None:
     """What an earlier build left must not be used by an install that says it has none."""
-    for path in (package / "_op.so", *package.glob("_core.*.so")):
+    for path in (package / CORE_LIBRARY, package / "_op.so", *package.glob("_core.*.so")):
         path.unlink(missing_ok=True)
 
 
 class BuildNative(build_ext):
-    """Builds both libraries in one go; the Extension only says that the wheel is for one platform."""
+    """Builds all libraries in one go; the Extension only says that the wheel is for one platform."""
 
     def package_dir(self) -> Path:
         in_place = self.inplace or getattr(self, "editable_mode", False)
@@ -270,8 +294,8 @@ class BuildNative(build_ext):
 
     def get_outputs(self) -> list[str]:
         package = self.package_dir()
-        files = [package / "_op.so", package / self.module_name(), package / "_build_info.json"]
-        return [str(path) for path in files if path.exists()]
+        names = (CORE_LIBRARY, "_op.so", self.module_name(), "_build_info.json")
+        return [str(package / name) for name in names if (package / name).exists()]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
@@ -315,9 +339,9 @@ def main() -> None:
     if skip and switched_on("FUSEDSPLIT_FORCE_BUILD"):
         raise SystemExit("expected one of FUSEDSPLIT_SKIP_BUILD and FUSEDSPLIT_FORCE_BUILD. Received: both")
     # Paths relative to the project, as setuptools asks for; they also put csrc into the sdist.
-    sources = [str(path.relative_to(ROOT)) for path in (*CORE_SOURCES, *OP_SOURCES, *BINDING_SOURCES)]
+    sources = [*CORE_SOURCES, *OP_SOURCES, *BINDING_SOURCES, BUILD_SOURCE]
     setup(
-        ext_modules=[] if skip else [Extension("fusedsplit._core", sources)],
+        ext_modules=[] if skip else [Extension("fusedsplit._core", [str(p.relative_to(ROOT)) for p in sources])],
         cmdclass={"build_ext": BuildNative, "build_py": BuildPython, "build_program": BuildProgram},
     )
 

@@ -11,7 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "build.h"
 #include "core/exec/program.h"
+#include "core/library.h"
 #include "core/microkernels/isa.h"
 #include "core/microkernels/kernels.h"
 #include "core/plan/activation_kind.h"
@@ -288,8 +290,10 @@ void bind_activations(py::module_& module) {
 
 PYBIND11_MODULE(_core, module) {
   using namespace fusedsplit;  // NOLINT
+  const std::string problem = core_problem();
+  if (!problem.empty()) throw py::import_error(problem);
   module.doc() = "The native core of fusedsplit, on NumPy arrays.";
-  module.attr("version") = FUSEDSPLIT_VERSION;
+  module.attr("version") = kVersion;
   module.attr("plan_version") = kPlanVersion;
   module.def("plan_problem", &plan_problem, py::arg("code"),
              "What is wrong with an encoded plan; '' if nothing.");

@@ -94,7 +94,8 @@ class Tensor {
 inline TF_DataType type_of(float) { return TF_FLOAT; }
 inline TF_DataType type_of(double) { return TF_DOUBLE; }
 
-// Runs `body`; whatever it throws is handed to `fail(code, text)`. Nothing leaves.
+// Runs `body`; whatever it throws is handed to `fail(code, text)`. Nothing leaves: a `fail` that cannot tell
+// ends the process, since a call that failed unnoticed would leave numbers that mean nothing.
 template <class Body, class Fail>
 void guarded(Body&& body, Fail&& fail) noexcept {
   try {

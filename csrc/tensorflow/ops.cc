@@ -4,7 +4,11 @@
 
 #include <cstdio>
 #include <string>
+#include <vector>
 
+#include "build.h"
+#include "core/export.h"
+#include "core/library.h"
 #include "core/microkernels/isa.h"
 #include "core/plan/plan.h"
 #include "core/runtime/workers.h"
@@ -12,10 +16,6 @@
 #include "tensorflow/call.h"
 #include "tensorflow/kernels.h"
 #include "tensorflow/xla_api.h"
-
-#ifndef FUSEDSPLIT_VERSION
-#define FUSEDSPLIT_VERSION "unknown"
-#endif
 
 namespace fusedsplit {
 namespace {
@@ -113,13 +113,17 @@ void register_kernel(const OpDefinition& op, TF_DataType type) {
   status.check();
 }
 
-// "" once the ops are registered, or the reason why they are not.
-std::string register_all() {
-  const std::string reason = load_c_api(&table);
-  if (!reason.empty()) return reason;
-  std::string problem;
+void require(const std::string& problem) {
+  if (!problem.empty()) throw OpError(TF_INTERNAL, problem);
+}
+
+// "" once the ops are registered, or the reason why they are not: good for as long as the library is there.
+const char* register_all() {
+  static char problem[512] = "";
   guarded(
       [] {
+        require(core_problem());
+        require(load_c_api(&table));
         register_definition(kInfer);
         register_definition(kForward);
         register_definition(kBackward);
@@ -130,22 +134,27 @@ std::string register_all() {
         register_kernel<BackwardKernel<float>>(kBackward, TF_FLOAT);
         register_kernel<BackwardKernel<double>>(kBackward, TF_DOUBLE);
       },
-      [&](TF_Code, const char* text) { problem = text; });
+      [](TF_Code, const char* text) { std::snprintf(problem, sizeof(problem), "%s", text); });
   return problem;
 }
 
 // TensorFlow takes the ops that appear while it loads the library, so they are registered by a static
-// initializer. Leaked on purpose: asked for until the process ends.
-const std::string& registration = *new std::string(register_all());
-const char* const xla_registration = registration.empty() ? register_with_xla() : registration.c_str();
+// initializer.
+const char* const registration = register_all();
+const char* const xla_registration = *registration ? registration : register_with_xla();
 
-// Bytes that forward saves for each row, or -1 where `code` is no plan.
+// What `body` returns, or -1 where it throws.
+template <class Body>
+auto guarded_number(const Body& body) {
+  decltype(body()) number = -1;
+  guarded([&] { number = body(); }, [](TF_Code, const char*) {});
+  return number;
+}
+
+// Bytes that forward saves for each row.
 template <class T>
 int64_t saved_bytes(const std::vector<int64_t>& code) {
-  int64_t bytes = -1;
-  guarded([&] { bytes = compiled_plan<T>(code)->program.saved_size(1) * static_cast<int64_t>(sizeof(T)); },
-          [](TF_Code, const char*) {});
-  return bytes;
+  return compiled_plan<T>(code)->program.saved_size(1) * static_cast<int64_t>(sizeof(T));
 }
 
 }  // namespace
@@ -154,19 +163,21 @@ const CApi& c_api() { return table; }
 
 }  // namespace fusedsplit
 
-#define FUSEDSPLIT_EXPORT extern "C" __attribute__((visibility("default")))
+extern "C" {
 
 // "" or the reason why the ops are not registered.
-FUSEDSPLIT_EXPORT const char* fusedsplit_op_status() { return fusedsplit::registration.c_str(); }
+FUSEDSPLIT_EXPORT const char* fusedsplit_op_status() { return fusedsplit::registration; }
 
 // Writes what this library is, and in `xla` why XLA cannot call it, as JSON, like snprintf: returns the
-// length that the whole text has.
+// length that the whole text has, or -1.
 FUSEDSPLIT_EXPORT int fusedsplit_op_info(char* text, size_t size) {
-  return std::snprintf(text, size,
-                       "{\"version\": \"%s\", \"plan_version\": %lld, \"isa\": \"%s\", \"threads\": %d, "
-                       "\"xla\": \"%s\"}",
-                       FUSEDSPLIT_VERSION, static_cast<long long>(fusedsplit::kPlanVersion),
-                       fusedsplit::active_isa(), fusedsplit::threads(), fusedsplit::xla_registration);
+  return fusedsplit::guarded_number([&] {
+    return std::snprintf(text, size,
+                         "{\"version\": \"%s\", \"plan_version\": %lld, \"isa\": \"%s\", \"threads\": %d, "
+                         "\"xla\": \"%s\"}",
+                         fusedsplit::kVersion, static_cast<long long>(fusedsplit::kPlanVersion),
+                         fusedsplit::active_isa(), fusedsplit::threads(), fusedsplit::xla_registration);
+  });
 }
 
 // The most threads that a call may use, its caller included.
@@ -175,6 +186,10 @@ FUSEDSPLIT_EXPORT void fusedsplit_op_set_threads(int threads) { fusedsplit::set_
 // Bytes that forward saves for backward for each row of a plan of `size` integers, computed in float64 or
 // float32; -1 where it is no plan.
 FUSEDSPLIT_EXPORT int64_t fusedsplit_op_saved_bytes(const int64_t* plan, size_t size, int float64) {
-  const std::vector<int64_t> code(plan, plan + size);
-  return float64 ? fusedsplit::saved_bytes<double>(code) : fusedsplit::saved_bytes<float>(code);
+  return fusedsplit::guarded_number([&] {
+    const std::vector<int64_t> code(plan, plan + size);
+    return float64 ? fusedsplit::saved_bytes<double>(code) : fusedsplit::saved_bytes<float>(code);
+  });
 }
+
+}  // extern "C"

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <string>
 
+#include "core/runtime/per_process.h"
 #include "tensorflow/call.h"
 
 namespace fusedsplit {
@@ -15,12 +16,6 @@ struct Cache {
   std::mutex mutex;
   std::map<std::vector<int64_t>, std::weak_ptr<const Compiled<T>>> programs;
 };
-
-template <class T>
-Cache<T>& cache() {
-  static auto* const instance = new Cache<T>;  // never destroyed: kernels may outlive static destructors
-  return *instance;
-}
 
 template <class T>
 void drop_expired(Cache<T>* cache) {
@@ -55,7 +50,7 @@ void Compiled<T>::check_rows(ptrdiff_t rows) const {
 
 template <class T>
 std::shared_ptr<const Compiled<T>> compiled_plan(const std::vector<int64_t>& code) {
-  Cache<T>& programs = cache<T>();
+  Cache<T>& programs = PerProcess<Cache<T>>::get();
   {
     const std::lock_guard<std::mutex> lock(programs.mutex);
     const auto found = programs.programs.find(code);

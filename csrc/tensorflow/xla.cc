@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/runtime/per_process.h"
 #include "core/runtime/scratch.h"
 #include "tensorflow/arguments.h"
 #include "tensorflow/c_api.h"
@@ -96,20 +97,25 @@ const xla::Array& array_attribute(const CallFrame& frame, const char* name) {
 // Compiled programs by their plan's code, for as long as the process lives: no one says when XLA has dropped
 // a program of its own.
 template <class T>
+struct Known {
+  std::mutex mutex;
+  std::map<std::string, std::shared_ptr<const Compiled<T>>, std::less<>> programs;
+};
+
+template <class T>
 std::shared_ptr<const Compiled<T>> program_of(const CallFrame& frame) {
   constexpr size_t kMost = 1024;
-  static auto* const mutex = new std::mutex;
-  static auto* const known = new std::map<std::string, std::shared_ptr<const Compiled<T>>, std::less<>>;
+  auto& [mutex, known] = PerProcess<Known<T>>::get();
   const xla::Array& plan = array_attribute(frame, "plan");
   const std::string_view bytes(static_cast<const char*>(plan.data), plan.size * sizeof(int64_t));
-  const std::lock_guard<std::mutex> lock(*mutex);
-  const auto found = known->find(bytes);
-  if (found != known->end()) return found->second;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find(bytes);
+  if (found != known.end()) return found->second;
   std::vector<int64_t> code(plan.size);
   if (!code.empty()) std::memcpy(code.data(), bytes.data(), bytes.size());
   auto made = compiled_plan<T>(code);
-  if (known->size() >= kMost) known->clear();
-  known->emplace(bytes, made);
+  if (known.size() >= kMost) known.clear();
+  known.emplace(bytes, made);
   return made;
 }
 

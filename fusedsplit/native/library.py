@@ -1,4 +1,4 @@
-"""The two native libraries: where they are, how they were built, and why one of them cannot be used.
+"""The native libraries: where they are, how they were built, and why one of them cannot be used.
 
 Importing this module loads nothing and needs neither TensorFlow nor NumPy.
 """
@@ -21,6 +21,8 @@ from fusedsplit import config
 from fusedsplit.plan import PLAN_VERSION
 
 PACKAGE = Path(__file__).resolve().parent.parent
+# What the op library and `fusedsplit._core` share, and find beside them.
+SHARED_LIBRARY = "libfusedsplit_core.so"
 # ELF's e_machine of the machines that there is code for.
 _ELF_MACHINES = {"x86_64": 62, "amd64": 62, "aarch64": 183, "arm64": 183}
 _ELF_HEADER = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")
@@ -56,7 +58,14 @@ def op_path() -> Path:
 
 
 def file_problem(path: Path) -> str | None:
-    """Why a library must not be loaded, found without loading it: a truncated one would end the process."""
+    """Why the op library or `fusedsplit._core` must not be loaded: something about it or the library that both share.
+
+    Found without loading either: a truncated one would end the process.
+    """
+    return _file_problem(path) or _file_problem(path.with_name(SHARED_LIBRARY))
+
+
+def _file_problem(path: Path) -> str | None:
     if not path.exists():
         return str(build_info().get("reason", f"{path.name} is missing: install fusedsplit again"))
     try:

@@ -94,7 +94,7 @@ def _core() -> dict[str, Any]:
 
 
 def _op_library() -> dict[str, Any]:
-    """The op library has threads of its own, which follow TensorFlow's setting."""
+    """Once loaded, the op library has the core follow TensorFlow's setting of threads."""
     from fusedsplit.backends.op import library_info, xla_problem
 
     return {"threads": library_info()["threads"], "inside XLA": xla_problem() or "usable"}

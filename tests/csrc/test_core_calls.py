@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -18,6 +22,7 @@ from tests.csrc.on_core import (
     numpy_backward,
     program,
 )
+from tests.csrc.test_c_api import ROOT
 
 
 def bits(arrays):
@@ -98,6 +103,84 @@ def test_denormals_are_flushed_whoever_computes(isa):
     case = Case(plan, [np.full((2000, 1), 1e-30, np.float32)], [np.full((1, 1), 1e-10, np.float32)], [], [])
     assert not forward(case)[0][0].any()
     assert np.float32(1e-30) * np.float32(1e-10) > 0
+
+
+UNREADABLE = """
+import mmap
+import numpy as np
+from fusedsplit.native import library
+from fusedsplit.plan import Activation, Dense, Param, Plan, Range, Value
+
+step = Dense(Range(0, 0, 64), 0, 1, Activation("relu"), Range(1, 0, 64))
+plan = Plan((Value(64, "input"), Value(64, "output")), (Param((64, 64)), Param((64,))), (step,)).validate()
+made = library.core().Program32(plan.encode())
+x, kernel, bias = np.ones((600, 64), np.float32), np.ones((64, 64), np.float32), np.ones(64, np.float32)
+(y,), saved = made.forward([x], [kernel, bias], [], True)
+assert saved.size == 0
+unreadable = np.frombuffer(mmap.mmap(-1, kernel.nbytes, prot=0), np.float32).reshape(kernel.shape)
+_, (_, grad) = made.backward([x], [unreadable, bias], [], [y], saved, [y], [False, False, True])
+assert np.array_equal(grad, y.sum(axis=0))
+print("ok")
+"""
+
+
+def run_alone(code: str) -> None:
+    """In a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0 and done.stdout.strip() == "ok", (done.returncode, done.stderr[-3000:])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs memory that nobody can read")
+def test_backward_with_no_hidden_values_computes_nothing_again():
+    """Not even packs the kernels: here nothing reads them."""
+    run_alone(UNREADABLE)
+
+
+ROUND_OF_TWO = """
+import os, re, threading, time
+import numpy as np
+from fusedsplit.native import library
+from fusedsplit.plan import Activation, Dense, Param, Plan, Range, Value
+
+step = Dense(Range(0, 0, 512), 0, None, Activation(), Range(1, 0, 512))
+plan = Plan((Value(512, "input"), Value(512, "output")), (Param((512, 512)),), (step,)).validate()
+core = library.core()
+made = core.Program32(plan.encode())
+inputs, params = [np.ones((100, 512), np.float32)], [np.ones((512, 512), np.float32)]
+others = set(os.listdir("/proc/self/task"))
+outputs, saved = made.forward(inputs, params, [], True)
+# The gradient of the input alone is two lanes of rows, and nothing else: one round of two.
+backward = lambda: made.backward(inputs, params, [], outputs, saved, outputs, [True, False])
+
+core.set_threads(8)
+made.forward([np.ones((4000, 512), np.float32)], params)
+pool = set(os.listdir("/proc/self/task")) - others
+assert len(pool) == 7, pool
+
+
+def woken(call):
+    '''Threads of the pool that went to sleep once more.'''
+    def switches():
+        time.sleep(0.05)  # everybody sleeps
+        status = [open(f"/proc/self/task/{task}/status").read() for task in sorted(pool)]
+        return [int(re.search(r"\\nvoluntary_ctxt_switches:\\s*(\\d+)", text)[1]) for text in status]
+
+    before = switches()
+    call()
+    return sum(b != a for a, b in zip(before, switches()))
+
+
+assert woken(lambda: None) == 0
+assert [woken(backward) for _ in range(5)] == [1] * 5, [woken(backward) for _ in range(5)]
+print("ok")
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
+def test_a_round_wakes_as_many_threads_as_have_a_chunk():
+    run_alone(ROUND_OF_TWO)
 
 
 @pytest.mark.parametrize(

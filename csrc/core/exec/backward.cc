@@ -96,7 +96,8 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   Workers* workers = call->workers;
   const Blocks blocks(layout_, args.rows);
   const size_t bytes = backward_bytes();
-  const ptrdiff_t prepared = args.saved ? 0 : Call::prepared_size(layout_, args.rows);
+  const bool recomputes = !args.saved && layout_.kept_width > 0;
+  const ptrdiff_t prepared = recomputes ? Call::prepared_size(layout_, args.rows) : 0;
   const Scratch scratch(static_cast<size_t>(prepared) * sizeof(T) + 64 +
                         bytes * static_cast<size_t>(workers->count()));
   Carver carver(scratch.data());
@@ -118,7 +119,7 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   const std::vector<LaterPiece> pieces = later_pieces(grads);
   const bool second = !pieces.empty();
   // Values that are computed again, where the second pass still finds them.
-  const bool keeps_all = !args.saved && second;
+  const bool keeps_all = recomputes && second;
   const ptrdiff_t kept = layout_.kept_width * layout_.kept_rows;
   const Scratch values(keeps_all ? static_cast<size_t>(kept * blocks.lanes) * sizeof(T) : 0);
   std::vector<Block<T>> last(static_cast<size_t>(blocks.lanes));  // of each lane
@@ -132,12 +133,12 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
     block.panels = keeps_all ? static_cast<T*>(values.data()) + kept * lane : mine.take<T>(kept);
     T* panels = mine.take<T>(layout_.grad_width * layout_.kept_rows);
     block.temporaries = Temporaries<T>(layout_, layout_.kept_rows, &mine);
-    if (args.saved) {
-      // Only read from here on.
-      block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
-    } else {
+    if (recomputes) {
       block.recomputes = true;
       run_nodes(block);
+    } else if (args.saved) {
+      // Only read from here on.
+      block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
     }
     BlockGradients<T>& back = backs[static_cast<size_t>(lane)];
     back = {&block, &grads, panels, lane, b == 0, false, nullptr};

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/export.h"
 #include "core/plan/plan.h"
 
 namespace fusedsplit {
@@ -43,7 +44,7 @@ struct BackwardArgs {
 
 // Immutable once made, and safe to run from many threads at once.
 template <class T>
-class Program {
+class FUSEDSPLIT_EXPORT Program {
  public:
   explicit Program(const Plan& plan);
   ~Program();

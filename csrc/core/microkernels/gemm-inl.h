@@ -247,7 +247,8 @@ void dot_finish(const Gemm<T>& g, ptrdiff_t row, ptrdiff_t rows, const T* sums) 
     for (ptrdiff_t j = 0; j < g.n; ++j) {
       T* c = g.c + i * g.ldc + j;
       const T v = sums[j] + (g.add ? *c : T(0));
-      *c = g.mask && !(g.mask[i * g.ldmask + j] > T(0)) ? T(0) : v;
+      // A factor, as in tile_finish.
+      *c = g.mask ? v * static_cast<T>(g.mask[i * g.ldmask + j] > T(0)) : v;
     }
 }
 

@@ -35,15 +35,25 @@ const std::vector<Candidate>& candidates() {
   return *all;
 }
 
+// The position of the unit that FUSEDSPLIT_MAX_ISA names: the last where it is not set, -1 where it is the name
+// of none.
+int cap() {
+  const int last = static_cast<int>(candidates().size()) - 1;
+  const char* name = std::getenv("FUSEDSPLIT_MAX_ISA");
+  if (!name || !*name) return last;
+#if defined(__aarch64__)
+  if (!std::strcmp(name, "neon")) return last;  // what the baseline is there
+#endif
+  for (int i = 0; i <= last; ++i)
+    if (!std::strcmp(candidates()[static_cast<size_t>(i)].unit->name, name)) return i;
+  return -1;
+}
+
 const IsaUnit* choose() {
-  const char* cap = std::getenv("FUSEDSPLIT_MAX_ISA");
-  bool known = false;
-  for (const Candidate& c : candidates()) known = known || (cap && !std::strcmp(c.unit->name, cap));
+  const size_t end = cap() < 0 ? candidates().size() : static_cast<size_t>(cap()) + 1;
   const IsaUnit* best = candidates().front().unit;
-  for (const Candidate& c : candidates()) {
-    if (c.usable) best = c.unit;
-    if (known && !std::strcmp(c.unit->name, cap)) break;
-  }
+  for (size_t i = 0; i < end; ++i)
+    if (candidates()[i].usable) best = candidates()[i].unit;
   return best;
 }
 
@@ -65,6 +75,13 @@ std::vector<std::string> usable_isas() {
   for (const Candidate& c : candidates())
     if (c.usable) names.emplace_back(c.unit->name);
   return names;
+}
+
+std::string max_isa_problem() {
+  if (cap() >= 0) return "";
+  std::string names;
+  for (const std::string& name : compiled_isas()) names += (names.empty() ? "" : ", ") + name;
+  return "FUSEDSPLIT_MAX_ISA: expected one of " + names + ". Received: " + std::getenv("FUSEDSPLIT_MAX_ISA");
 }
 
 const IsaUnit* isa_unit(const char* name) {

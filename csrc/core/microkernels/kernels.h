@@ -59,7 +59,8 @@ struct Gemm {
   T alpha = 0;
   T* pre = nullptr;  // where to keep A B + bias as well; null: nowhere
   ptrdiff_t ldpre = 0;
-  const T* mask = nullptr;  // m x n; C becomes zero where mask is not positive (relu's derivative)
+  const T* mask =
+      nullptr;  // m x n; C is multiplied by 1 where mask is positive, by 0 elsewhere (relu's derivative)
   ptrdiff_t ldmask = 0;
   ptrdiff_t whole_m =
       0;  // of gemm_tn: the columns of A of which these m are some, which fixes where chunks begin

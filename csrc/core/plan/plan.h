@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/export.h"
 #include "core/plan/activation_kind.h"
 
 namespace fusedsplit {
@@ -91,6 +92,6 @@ struct Plan {
 
 // Decodes and validates `size` integers. Returns "" and fills *plan, or returns what is wrong with them. Any
 // integers whatever are safe.
-std::string decode_plan(const int64_t* code, size_t size, Plan* plan);
+FUSEDSPLIT_EXPORT std::string decode_plan(const int64_t* code, size_t size, Plan* plan);
 
 }  // namespace fusedsplit

@@ -1,10 +1,10 @@
 #include "core/runtime/pool.h"
 
-#include <pthread.h>
-
+#include <algorithm>
 #include <thread>
 
 #include "core/runtime/float_mode.h"
+#include "core/runtime/per_process.h"
 
 namespace fusedsplit {
 namespace {
@@ -35,35 +35,46 @@ struct Claim {
   bool open_to(int worker) const { return static_cast<uint64_t>(worker) < limit && next < count; }
 };
 
-std::atomic<Pool*> the_pool{nullptr};
-
-// The child of a fork has none of the threads, and perhaps a locked mutex: it leaves the old pool alone.
-void forget_pool() { the_pool.store(nullptr); }
-
 }  // namespace
 
-bool Pool::ready() const {
-  const bool awake = started_ > 0 && sleepers_.load(std::memory_order_relaxed) == 0;
-  return awake || Clock::now() - last_call_ < kSpin;
-}
+bool Pool::busy() const { return Clock::now() - last_call_.load(std::memory_order_relaxed) < kSpin; }
+
+void Pool::end_call() { last_call_.store(Clock::now(), std::memory_order_relaxed); }
 
 void Pool::give_back() {
   session_.store(false, std::memory_order_relaxed);
-  last_call_ = Clock::now();
   taken_.store(false, std::memory_order_release);
 }
 
 int Pool::grow(int count) {
-  while (started_ + 1 < count) {
-    try {
-      std::thread([this, worker = started_ + 1] { work(worker); }).detach();
-    } catch (...) {
-      break;
+  try {
+    for (int worker = static_cast<int>(threads_.size()) + 1; worker < count; ++worker) {
+      threads_.reserve(threads_.size() + 1);
+      auto fresh = std::make_unique<Thread>();
+      std::thread([this, worker, self = fresh.get()] { work(worker, self); }).detach();
+      threads_.push_back(std::move(fresh));
     }
-    ++started_;
+  } catch (...) {
+    // Those that there are must do.
   }
   session_.store(true, std::memory_order_relaxed);
-  return started_ + 1 < count ? started_ + 1 : count;
+  return std::min(count, static_cast<int>(threads_.size()) + 1);
+}
+
+void Pool::wake(int wanted, int limit) {
+  int parked = 0;
+  for (int worker = 1; worker < limit; ++worker) parked += threads_[static_cast<size_t>(worker - 1)]->parked;
+  // Who is awake looks for chunks by itself, also one that is about to park: it looks once more.
+  int missing = wanted - (limit - 1 - parked);
+  if (missing <= 0) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (int worker = 1; worker < limit && missing > 0; ++worker) {
+    Thread& thread = *threads_[static_cast<size_t>(worker - 1)];
+    if (!thread.parked) continue;
+    thread.parked = false;
+    thread.wake.notify_one();
+    --missing;
+  }
 }
 
 void Pool::round(ptrdiff_t first, ptrdiff_t count, int limit, const void* body, Call call) {
@@ -72,12 +83,7 @@ void Pool::round(ptrdiff_t first, ptrdiff_t count, int limit, const void* body, 
   first_ = first;
   done_.store(0, std::memory_order_relaxed);
   claim_.store(Claim::pack(static_cast<uint64_t>(limit), static_cast<uint64_t>(count)));
-  if (sleepers_.load() > 0) {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-    }
-    wake_.notify_all();
-  }
+  wake(static_cast<int>(std::min<ptrdiff_t>(limit, count)) - 1, limit);
   drain(0);
   for (unsigned turn = 1; done_.load(std::memory_order_acquire) < count; ++turn) {
     relax();
@@ -99,7 +105,7 @@ bool Pool::drain(int worker) {
   return any;
 }
 
-void Pool::work(int worker) {
+void Pool::work(int worker, Thread* self) {
   auto idle_since = Clock::now();
   bool busy_times = false;  // the last call came before a spinning worker would have given up
   for (;;) {
@@ -118,9 +124,9 @@ void Pool::work(int worker) {
     }
     {
       std::unique_lock<std::mutex> lock(mutex_);
-      sleepers_.fetch_add(1);
-      wake_.wait(lock, [&] { return Claim::unpack(claim_.load()).open_to(worker); });
-      sleepers_.fetch_sub(1);
+      self->parked = true;
+      self->wake.wait(lock, [&] { return !self->parked || Claim::unpack(claim_.load()).open_to(worker); });
+      self->parked = false;
     }
     const auto woken = Clock::now();
     busy_times = woken - idle_since < kSpin;
@@ -128,15 +134,6 @@ void Pool::work(int worker) {
   }
 }
 
-Pool& pool() {
-  Pool* p = the_pool.load(std::memory_order_acquire);
-  if (p) return *p;
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
-  static_cast<void>(registered);
-  Pool* fresh = new Pool;
-  if (the_pool.compare_exchange_strong(p, fresh)) return *fresh;
-  delete fresh;
-  return *p;
-}
+Pool& pool() { return PerProcess<Pool>::get(); }
 
 }  // namespace fusedsplit

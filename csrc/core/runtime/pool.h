@@ -6,11 +6,13 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <vector>
 
 namespace fusedsplit {
 
-// Never destroyed: its threads may outlive main(). A fork child starts over with a new one.
+// Never destroyed: its threads may outlive main().
 class Pool {
  public:
   // Chunks in one round: claims count them in 24 bits.
@@ -19,39 +21,50 @@ class Pool {
 
   bool take() { return !taken_.exchange(true, std::memory_order_acquire); }
 
-  // Whether a call need not wake anybody, or is one of many. Only by whoever took the pool.
-  bool ready() const;
-
   // Only by whoever took the pool.
   void give_back();
 
+  // Whether calls come so quickly one after another that workers pay even for a small one.
+  bool busy() const;
+  // At the end of a call, also of one that did not take the pool.
+  void end_call();
+
   // Makes sure that workers 1 to count - 1 exist; returns how many workers there are, the caller included.
+  // Only by whoever took the pool.
   int grow(int count);
 
-  // One round of at most kMaxRound chunks, numbered from `first`.
+  // One round of at most kMaxRound chunks, numbered from `first`, for workers below `limit`. Only by whoever
+  // took the pool.
   void round(ptrdiff_t first, ptrdiff_t count, int limit, const void* body, Call call);
 
  private:
+  // A thread: where it waits when there is nothing to do.
+  struct Thread {
+    std::atomic<bool> parked{false};  // written under the pool's mutex
+    std::condition_variable wake;
+  };
+
   // Takes chunks until none is left; says whether there was one.
   bool drain(int worker);
 
-  void work(int worker);
+  void work(int worker, Thread* self);
+
+  // Sees to it that `wanted` of the workers below `limit` are awake, besides the caller.
+  void wake(int wanted, int limit);
 
   std::atomic<bool> taken_{false};
   std::atomic<bool> session_{false};
-  int started_ = 0;                                    // threads, by whoever took the pool
-  std::chrono::steady_clock::time_point last_call_{};  // when the pool was given back, by the same
+  std::atomic<std::chrono::steady_clock::time_point> last_call_{};
+  std::vector<std::unique_ptr<Thread>> threads_;  // of workers 1, 2, ...; by whoever took the pool
   alignas(64) std::atomic<uint64_t> claim_{0};
   const void* body_ = nullptr;
   Call call_ = nullptr;
   ptrdiff_t first_ = 0;
   alignas(64) std::atomic<ptrdiff_t> done_{0};
-  alignas(64) std::atomic<int> sleepers_{0};
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  alignas(64) std::mutex mutex_;
 };
 
-// The one of this process, made when it is first asked for.
+// The one of this process.
 Pool& pool();
 
 }  // namespace fusedsplit

@@ -1,10 +1,10 @@
 #include "core/runtime/scratch.h"
 
-#include <pthread.h>
-
 #include <cstdlib>
 #include <mutex>
 #include <new>
+
+#include "core/runtime/per_process.h"
 
 namespace fusedsplit {
 namespace {
@@ -25,19 +25,7 @@ struct Shelf {
   size_t total = 0;
 };
 
-Shelf* the_shelf = nullptr;
-
-// A fork child may find the mutex locked: it leaves the old shelf alone.
-void forget_shelf() { the_shelf = new (std::nothrow) Shelf; }
-
-Shelf* shelf() {
-  static const bool made = [] {
-    the_shelf = new Shelf;
-    return pthread_atfork(nullptr, nullptr, forget_shelf) == 0;
-  }();
-  static_cast<void>(made);
-  return the_shelf;
-}
+Shelf& shelf() { return PerProcess<Shelf>::get(); }
 
 }  // namespace
 
@@ -45,13 +33,14 @@ Scratch::Scratch(size_t bytes) {
   bytes_ = (bytes + kAlign - 1) / kAlign * kAlign;
   if (bytes_ < bytes) throw std::bad_alloc();
   if (bytes_ == 0) return;
-  if (Shelf* s = shelf()) {
-    std::lock_guard<std::mutex> lock(s->mutex);
+  {
+    Shelf& s = shelf();
+    std::lock_guard<std::mutex> lock(s.mutex);
     Kept* best = nullptr;
-    for (Kept& k : s->slots)
+    for (Kept& k : s.slots)
       if (k.bytes >= bytes_ && (!best || k.bytes < best->bytes)) best = &k;
     if (best) {
-      s->total -= best->bytes;
+      s.total -= best->bytes;
       data_ = best->data;
       bytes_ = best->bytes;
       *best = Kept{};
@@ -65,15 +54,16 @@ Scratch::Scratch(size_t bytes) {
 Scratch::~Scratch() {
   if (!data_) return;
   void* unwanted = data_;
-  if (Shelf* s = shelf()) {
-    std::lock_guard<std::mutex> lock(s->mutex);
+  {
+    Shelf& s = shelf();
+    std::lock_guard<std::mutex> lock(s.mutex);
     // The smallest kept piece makes room for a larger one, so that the shelf ends up holding what is asked
     // for.
     Kept* slot = nullptr;
-    for (Kept& k : s->slots)
+    for (Kept& k : s.slots)
       if (!slot || k.bytes < slot->bytes) slot = &k;
-    if (slot->bytes < bytes_ && s->total - slot->bytes + bytes_ <= kMostKept) {
-      s->total += bytes_ - slot->bytes;
+    if (slot->bytes < bytes_ && s.total - slot->bytes + bytes_ <= kMostKept) {
+      s.total += bytes_ - slot->bytes;
       unwanted = slot->data;
       *slot = Kept{data_, bytes_};
     }

@@ -3,11 +3,13 @@
 
 #include <cstddef>
 
+#include "core/export.h"
+
 namespace fusedsplit {
 
 // Memory for the length of one call, 64-byte aligned, not initialized. Kept for the next call when it is
 // given back, up to a bound for the whole process.
-class Scratch {
+class FUSEDSPLIT_EXPORT Scratch {
  public:
   // Throws std::bad_alloc.
   explicit Scratch(size_t bytes);

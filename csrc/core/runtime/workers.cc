@@ -27,14 +27,16 @@ void set_threads(int count) {
 }
 
 Workers::Workers(int limit, bool worth_waking) {
-  const int wanted = limit < threads() ? limit : threads();
-  if (wanted < 2 || !pool().take()) return;
-  holds_pool_ = true;
-  if (worth_waking || pool().ready()) count_ = pool().grow(wanted);
+  const int wanted = std::min(limit, threads());
+  counts_ = wanted > 1;
+  if (wanted < 2 || !(worth_waking || pool().busy()) || !pool().take()) return;
+  count_ = pool().grow(wanted);
+  if (count_ < 2) pool().give_back();
 }
 
 Workers::~Workers() {
-  if (holds_pool_) pool().give_back();
+  if (count_ > 1) pool().give_back();
+  if (counts_) pool().end_call();
 }
 
 void Workers::run_chunks(ptrdiff_t chunks, const void* body, Call call) {

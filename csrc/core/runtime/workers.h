@@ -7,16 +7,18 @@
 
 #include <cstddef>
 
+#include "core/export.h"
+
 namespace fusedsplit {
 
 // How many threads a call may use, the caller included. At first FUSEDSPLIT_NUM_THREADS, or else the usable
 // CPUs: the process's affinity and its cgroup's quota; a count below 1 goes back to that.
-int threads();
-void set_threads(int count);
+FUSEDSPLIT_EXPORT int threads();
+FUSEDSPLIT_EXPORT void set_threads(int count);
 
 // One call's use of the workers, for as long as the object lives. Between its runs the workers spin rather
 // than sleep, so that a second run costs next to nothing.
-class Workers {
+class FUSEDSPLIT_EXPORT Workers {
  public:
   // At most `limit` workers; 1 asks for no others than the caller. Those that are not `worth_waking` are had
   // only while they are awake, which frequent calls keep them.
@@ -42,7 +44,7 @@ class Workers {
   void run_chunks(ptrdiff_t chunks, const void* body, Call call);
 
   int count_ = 1;
-  bool holds_pool_ = false;
+  bool counts_ = false;  // as a call that could do with workers
 };
 
 }  // namespace fusedsplit

@@ -4,6 +4,7 @@
 //
 //   selftest [plans] [seed]
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -284,6 +285,22 @@ void check_callers(std::mt19937* random, int plans) {
   set_threads(before);
 }
 
+// A call that uses no workers leaves them to others.
+void check_workers() {
+  const int before = threads();
+  set_threads(4);
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));  // no call is one of many any more
+  {
+    Workers small(4, false);
+    Workers large(4);
+    expect(small.count() == 1, "a small call wakes workers");
+    expect(large.count() == 4, "a call that uses no workers keeps others from them");
+  }
+  Workers again(4, false);
+  expect(again.count() == 4, "a call soon after another has no workers");
+  set_threads(before);
+}
+
 // Arbitrary integers: nothing may happen but a message.
 void check_garbage(std::mt19937* random, int tries) {
   Plan plan;
@@ -316,6 +333,7 @@ int main(int argc, char** argv) {
       set_isa(isa.c_str());
       check_plan_once(&random, i);
     }
+  check_workers();
   check_callers(&random, 1 + plans / 8);
   std::printf("%d plans on %zu ISAs, %d failures\n", plans, usable_isas().size(), failures);
   return failures ? 1 : 0;
