@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/plan/activation_kind.h"
+#include "core/plan/kinds.h"
 
 namespace fusedsplit {
 
