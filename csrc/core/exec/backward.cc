@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/exec/constants.h"
 #include "core/exec/executor.h"
 #include "core/layout/blocks.h"
 #include "core/microkernels/isa.h"
@@ -8,36 +9,29 @@
 namespace fusedsplit {
 namespace {
 
-// Elements of a param's gradient that are reduced as one task.
-constexpr ptrdiff_t kReduceSize = 1 << 15;
-
-// What one task of the second pass computes of a kernel's gradient: it stays in a level-2 cache, and so do the
-// columns of A and of dZ that a block brings.
-constexpr ptrdiff_t kLaterRows = 128;
-constexpr ptrdiff_t kLaterColumns = 512;
-
 bool wants_source(const Node& node, const std::vector<char>& wanted) {
   return node.step.kind == StepKind::kDense && wanted[static_cast<size_t>(node.step.sources[0].range.value)];
 }
 
-// A block of every lane at a time, each followed by the second pass over these blocks; `backs` is by lane.
+// A block of every shard at a time, each followed by the second pass over these blocks; `backs` is by shard.
 template <class T, class RunBlock>
-void run_rounds(Workers* workers, const Blocks& blocks, const std::vector<LaterPiece>& pieces,
+void run_rounds(Workers* workers, const Blocks& blocks, const std::vector<SecondPassTask>& tasks,
                 const std::vector<BlockGradients<T>>& backs, const RunBlock& run_block) {
   ptrdiff_t rounds = 0;
-  for (ptrdiff_t lane = 0; lane < blocks.lanes; ++lane) rounds = std::max(rounds, blocks.lane_blocks(lane));
+  for (ptrdiff_t shard = 0; shard < blocks.shards; ++shard)
+    rounds = std::max(rounds, blocks.shard_blocks(shard));
   for (ptrdiff_t b = 0; b < rounds; ++b) {
-    workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
-      if (b < blocks.lane_blocks(lane)) run_block(lane, b, worker);
+    workers->run(blocks.shards, [&](ptrdiff_t shard, int worker) {
+      if (b < blocks.shard_blocks(shard)) run_block(shard, b, worker);
     });
     std::vector<BlockGradients<T>> round;
     for (const BlockGradients<T>& back : backs)
-      if (b < blocks.lane_blocks(back.lane)) {
+      if (b < blocks.shard_blocks(back.shard)) {
         round.push_back(back);
         round.back().first = b == 0 && round.size() == 1;
       }
-    workers->run(static_cast<ptrdiff_t>(pieces.size()),
-                 [&](ptrdiff_t i, int) { run_later(round, pieces[static_cast<size_t>(i)]); });
+    workers->run(static_cast<ptrdiff_t>(tasks.size()),
+                 [&](ptrdiff_t i, int) { run_second_pass(round, tasks[static_cast<size_t>(i)]); });
   }
 }
 
@@ -61,9 +55,9 @@ template <class T>
 size_t Executor<T>::workspace_bytes(ptrdiff_t rows) const {
   Carver carver(nullptr);
   carver.take<T>(layout_.packed_size);
-  const ptrdiff_t lanes = Blocks(layout_, rows).lanes;
-  carver.take<T>(layout_.lane_size * (lanes - 1));
-  carver.take<T>(layout_.later_width * layout_.kept_rows * lanes);
+  const ptrdiff_t shards = Blocks(layout_, rows).shards;
+  carver.take<T>(layout_.shard_size * (shards - 1));
+  carver.take<T>(layout_.second_pass_width * layout_.kept_rows * shards);
   return carver.used();
 }
 
@@ -85,10 +79,10 @@ void Executor<T>::backward(const BackwardArgs<T>& args) const {
 }
 
 template <class T>
-void Executor<T>::zero_params(const Gradients<T>& grads, ptrdiff_t lane, bool all) const {
+void Executor<T>::zero_params(const Gradients<T>& grads, ptrdiff_t shard, bool all) const {
   for (size_t p = 0; p < plan_.params.size(); ++p)
     if (grads.wants_param(static_cast<int>(p)) && (all || layout_.params[p].zeroed))
-      std::fill_n(grads.param(layout_, static_cast<int>(p), lane), plan_.params[p].size(), T(0));
+      std::fill_n(grads.param(layout_, static_cast<int>(p), shard), plan_.params[p].size(), T(0));
 }
 
 template <class T>
@@ -108,74 +102,75 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   Carver workspace(args.workspace);
   T* transposed = workspace.take<T>(layout_.packed_size);
   grads.transposed = transposed;
-  grads.lanes = workspace.take<T>(layout_.lane_size * (blocks.lanes - 1));
-  grads.left = workspace.take<T>(layout_.later_width * layout_.kept_rows * blocks.lanes);
+  grads.shards = workspace.take<T>(layout_.shard_size * (blocks.shards - 1));
+  grads.second_pass_dz = workspace.take<T>(layout_.second_pass_width * layout_.kept_rows * blocks.shards);
   workers->run(static_cast<ptrdiff_t>(layout_.nodes.size()), [&](ptrdiff_t i, int) {
     const Node& node = layout_.nodes[static_cast<size_t>(i)];
     if (wants_source(node, grads.wanted))
       pack_node(*call->kernels, layout_, node, args.params, true, transposed);
   });
 
-  const std::vector<LaterPiece> pieces = later_pieces(grads);
-  const bool second = !pieces.empty();
+  const std::vector<SecondPassTask> tasks = second_pass_tasks(grads);
+  const bool second = !tasks.empty();
   // Values that are computed again, where the second pass still finds them.
   const bool keeps_all = recomputes && second;
   const ptrdiff_t kept = layout_.kept_width * layout_.kept_rows;
-  const Scratch values(keeps_all ? static_cast<size_t>(kept * blocks.lanes) * sizeof(T) : 0);
-  std::vector<Block<T>> last(static_cast<size_t>(blocks.lanes));  // of each lane
+  const Scratch values(keeps_all ? static_cast<size_t>(kept * blocks.shards) * sizeof(T) : 0);
+  std::vector<Block<T>> last(static_cast<size_t>(blocks.shards));  // of each shard
   std::vector<BlockGradients<T>> backs(last.size());
 
-  const auto run_block = [&](ptrdiff_t lane, ptrdiff_t b, int worker) {
+  const auto run_block = [&](ptrdiff_t shard, ptrdiff_t b, int worker) {
     Carver mine(base + bytes * static_cast<size_t>(worker));
-    Block<T>& block = last[static_cast<size_t>(lane)];
-    block = call->block(layout_, blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1));
+    Block<T>& block = last[static_cast<size_t>(shard)];
+    block = call->block(layout_, blocks.block_begin(shard, b), blocks.block_begin(shard, b + 1));
     block.keeps = true;
-    block.panels = keeps_all ? static_cast<T*>(values.data()) + kept * lane : mine.take<T>(kept);
-    T* panels = mine.take<T>(layout_.grad_width * layout_.kept_rows);
+    block.buffers = keeps_all ? static_cast<T*>(values.data()) + kept * shard : mine.take<T>(kept);
+    T* buffers = mine.take<T>(layout_.grad_width * layout_.kept_rows);
     block.temporaries = Temporaries<T>(layout_, layout_.kept_rows, &mine);
     if (recomputes) {
       block.recomputes = true;
       run_nodes(block);
     } else if (args.saved) {
       // Only read from here on.
-      block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
+      block.buffers = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
     }
-    BlockGradients<T>& back = backs[static_cast<size_t>(lane)];
-    back = {&block, &grads, panels, lane, b == 0, false, nullptr};
-    if (second) back.left = grads.left + layout_.later_width * layout_.kept_rows * lane;
+    BlockGradients<T>& back = backs[static_cast<size_t>(shard)];
+    back = {&block, &grads, buffers, shard, b == 0, false, nullptr};
+    if (second)
+      back.second_pass_dz = grads.second_pass_dz + layout_.second_pass_width * layout_.kept_rows * shard;
     begin_gradients(back);
     for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
   };
   if (!second) {
-    workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
-      zero_params(grads, lane, false);
-      for (ptrdiff_t b = 0; b < blocks.lane_blocks(lane); ++b) run_block(lane, b, worker);
+    workers->run(blocks.shards, [&](ptrdiff_t shard, int worker) {
+      zero_params(grads, shard, false);
+      for (ptrdiff_t b = 0; b < blocks.shard_blocks(shard); ++b) run_block(shard, b, worker);
     });
   } else {
-    run_rounds(workers, blocks, pieces, backs, [&](ptrdiff_t lane, ptrdiff_t b, int worker) {
-      if (b == 0) zero_params(grads, lane, false);
-      run_block(lane, b, worker);
+    run_rounds(workers, blocks, tasks, backs, [&](ptrdiff_t shard, ptrdiff_t b, int worker) {
+      if (b == 0) zero_params(grads, shard, false);
+      run_block(shard, b, worker);
     });
   }
-  reduce(workers, grads, blocks.lanes);
+  reduce(workers, grads, blocks.shards);
 }
 
 // The tasks of the second pass, for the gradients that are wanted.
 template <class T>
-std::vector<LaterPiece> Executor<T>::later_pieces(const Gradients<T>& grads) const {
-  std::vector<LaterPiece> pieces;
-  for (const Later& later : layout_.later) {
-    const Step& step = layout_.nodes[later.node].step;
+std::vector<SecondPassTask> Executor<T>::second_pass_tasks(const Gradients<T>& grads) const {
+  std::vector<SecondPassTask> tasks;
+  for (const SecondPassNode& waiting : layout_.second_pass) {
+    const Step& step = layout_.nodes[waiting.node].step;
     const ptrdiff_t rows = step.sources[0].range.width(), columns = step.dst.width();
     if (!grads.wants_param(step.kernel)) continue;
     // Near-equal parts of whole vectors, so that none is narrow.
-    const ptrdiff_t parts = (columns + kLaterColumns - 1) / kLaterColumns;
+    const ptrdiff_t parts = (columns + kSecondPassColumns - 1) / kSecondPassColumns;
     const auto cut = [&](ptrdiff_t p) { return p < parts ? columns * p / parts / kPad * kPad : columns; };
-    for (ptrdiff_t r = 0; r < rows; r += kLaterRows)
+    for (ptrdiff_t r = 0; r < rows; r += kSecondPassRows)
       for (ptrdiff_t p = 0; p < parts; ++p)
-        pieces.push_back({&later, {r, std::min(r + kLaterRows, rows)}, {cut(p), cut(p + 1)}});
+        tasks.push_back({&waiting, {r, std::min(r + kSecondPassRows, rows)}, {cut(p), cut(p + 1)}});
   }
-  return pieces;
+  return tasks;
 }
 
 // One block of all rows: workers share the chains of a stage, from the last stage on, and then the rows of
@@ -193,7 +188,7 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
   Carver carver(scratch.data());
   char* base = carver.take<char>(bytes * workers);
   T* kept = carver.take<T>(args.saved ? 0 : layout_.kept_width * args.rows);
-  T* panels = carver.take<T>(layout_.own_grad_width * args.rows);
+  T* buffers = carver.take<T>(layout_.own_grad_width * args.rows);
 
   Gradients<T> grads(layout_, args);
   T* transposed = Carver(args.workspace).take<T>(layout_.packed_size);
@@ -203,11 +198,11 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
     Carver mine(base + bytes * w);
     blocks.push_back(call->block(layout_, 0, args.rows));
     blocks.back().keeps = true;
-    blocks.back().panels = args.saved ? const_cast<T*>(args.saved) : kept;
+    blocks.back().buffers = args.saved ? const_cast<T*>(args.saved) : kept;
     blocks.back().temporaries = Temporaries<T>(layout_, args.rows, &mine);
   }
   const auto back = [&](int worker) {
-    return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, panels, 0, true, true, nullptr};
+    return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, buffers, 0, true, true, nullptr};
   };
   if (!args.saved) recompute(call, blocks[0]);
   zero_params(grads, 0, false);
@@ -243,25 +238,25 @@ void Executor<T>::recompute(Call* call, const Block<T>& shared) const {
     });
 }
 
-// Adds the lanes to the result, in their order.
+// Adds the shards to the result, in their order.
 template <class T>
-void Executor<T>::reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t lanes) const {
-  if (lanes < 2) return;
-  struct Piece {
+void Executor<T>::reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t shards) const {
+  if (shards < 2) return;
+  struct Task {
     int param;
     ptrdiff_t begin, size;
   };
-  std::vector<Piece> pieces;
+  std::vector<Task> tasks;
   for (size_t p = 0; p < plan_.params.size(); ++p)
-    if (grads.wants_param(static_cast<int>(p)) && !layout_.params[p].later)
+    if (grads.wants_param(static_cast<int>(p)) && !layout_.params[p].second_pass)
       for (ptrdiff_t at = 0; at < plan_.params[p].size(); at += kReduceSize)
-        pieces.push_back({static_cast<int>(p), at, std::min(kReduceSize, plan_.params[p].size() - at)});
+        tasks.push_back({static_cast<int>(p), at, std::min(kReduceSize, plan_.params[p].size() - at)});
   const Kernels<T>& kernels = active_kernels<T>();
-  workers->run(static_cast<ptrdiff_t>(pieces.size()), [&](ptrdiff_t i, int) {
-    const Piece& piece = pieces[static_cast<size_t>(i)];
-    T* sum = grads.param(layout_, piece.param, 0) + piece.begin;
-    for (ptrdiff_t lane = 1; lane < lanes; ++lane)
-      kernels.copy(1, piece.size, grads.param(layout_, piece.param, lane) + piece.begin, 0, sum, 0, true);
+  workers->run(static_cast<ptrdiff_t>(tasks.size()), [&](ptrdiff_t i, int) {
+    const Task& task = tasks[static_cast<size_t>(i)];
+    T* sum = grads.param(layout_, task.param, 0) + task.begin;
+    for (ptrdiff_t shard = 1; shard < shards; ++shard)
+      kernels.copy(1, task.size, grads.param(layout_, task.param, shard) + task.begin, 0, sum, 0, true);
   });
 }
 

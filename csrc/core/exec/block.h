@@ -7,7 +7,7 @@
 
 namespace fusedsplit {
 
-// Hands out 64-byte aligned pieces of a buffer; without a buffer it only measures.
+// Hands out 64-byte aligned parts of some memory; without any it only measures.
 class Carver {
  public:
   explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
@@ -27,8 +27,8 @@ class Carver {
 // What one worker needs beside a block's values.
 template <class T>
 struct Temporaries {
-  T* masked = nullptr;                // a source masked by a point
-  T* unmasked = nullptr;              // its gradient before masking
+  T* live_source = nullptr;           // a source of which the columns that a point rules out are zeros
+  T* whole_gradient = nullptr;        // its gradient, before only the live columns count
   MergeSource<T>* sources = nullptr;  // of one Merge or Mix
   T* suffix = nullptr;
   T* sums = nullptr;    // over the rows of a block, for a gain or shift
@@ -37,8 +37,8 @@ struct Temporaries {
 
   Temporaries() = default;
   Temporaries(const Layout& layout, ptrdiff_t rows, Carver* carver) {
-    masked = carver->take<T>(layout.masked_width * rows);
-    unmasked = carver->take<T>(layout.masked_width * rows);
+    live_source = carver->take<T>(layout.live_width * rows);
+    whole_gradient = carver->take<T>(layout.live_width * rows);
     sources = carver->take<MergeSource<T>>(layout.max_sources);
     suffix = carver->take<T>(layout.max_suffix);
     sums = carver->take<T>(layout.max_merge);
@@ -58,7 +58,7 @@ struct Tensors {
   const T* joined = nullptr;          // operands of the joins; null: their nodes run one by one
 };
 
-// A block of rows [row, row + rows) with its panels.
+// A block of rows [row, row + rows) with its buffers.
 template <class T>
 struct Block {
   const Kernels<T>* kernels = nullptr;
@@ -66,8 +66,8 @@ struct Block {
   const Tensors<T>* tensors = nullptr;
   ptrdiff_t row = 0;
   ptrdiff_t rows = 0;
-  T* panels = nullptr;
-  bool keeps = false;       // panels are laid out, and filled, for backward
+  T* buffers = nullptr;
+  bool keeps = false;       // buffers are laid out, and filled, for backward
   bool recomputes = false;  // outputs are there already and must not be written
   bool in_turn = false;     // runs through all nodes in turn, so that some may do the work of others
   Temporaries<T> temporaries;
@@ -82,12 +82,12 @@ struct Block {
       case Role::kOutput:
         return {const_cast<T*>(tensors->outputs[i]) + row * place.width + column, place.width};
       default:
-        if (keeps) return {panels + place.kept * rows + column, place.kept_ld};
-        return {panels + place.brief * rows + column, place.ld};
+        if (keeps) return {buffers + place.kept * rows + column, place.kept_ld};
+        return {buffers + place.brief * rows + column, place.ld};
     }
   }
   Rows<T> value(const Range& range) const { return value(range.value, range.start); }
-  Rows<T> pre(const Node& node) const { return {panels + node.pre * rows, node.pre_ld}; }
+  Rows<T> pre(const Node& node) const { return {buffers + node.pre * rows, node.pre_ld}; }
 };
 
 // Columns [begin, end) of a source that count for the block's row i, given the point of a Dense.
@@ -103,7 +103,8 @@ bool live_by_row(const Block<T>& block, const Step& step) {
   return step.point >= 0 && block.tensors->points[step.point].per_row;
 }
 
-// The source of a Dense as its product reads it: masked in the block's temporaries if it must be.
+// The source of a Dense as its product reads it: with a point of each row, live columns
+// and zeros in the block's temporaries.
 template <class T>
 Rows<const T> dense_source(const Block<T>& block, const Step& step);
 

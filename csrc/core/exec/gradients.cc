@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/exec/constants.h"
+
 namespace fusedsplit {
 
 template <class T>
@@ -22,9 +24,9 @@ Gradients<T>::Gradients(const Layout& layout, const BackwardArgs<T>& call)
 }
 
 template <class T>
-T* Gradients<T>::param(const Layout& layout, int param, ptrdiff_t lane) const {
-  if (lane == 0) return args->param_grads[param];
-  return lanes + (lane - 1) * layout.lane_size + layout.params[static_cast<size_t>(param)].offset;
+T* Gradients<T>::param(const Layout& layout, int param, ptrdiff_t shard) const {
+  if (shard == 0) return args->param_grads[param];
+  return shards + (shard - 1) * layout.shard_size + layout.params[static_cast<size_t>(param)].offset;
 }
 
 template <class T>
@@ -32,19 +34,15 @@ Rows<T> BlockGradients<T>::value(const Range& range) const {
   const Place& place = block->layout->places[static_cast<size_t>(range.value)];
   if (place.role == Role::kInput)
     return {all->args->input_grads[place.index] + block->row * place.width + range.start, place.width};
-  return {panels + (own_panels ? place.own_grad : place.grad) * block->rows + range.start, place.ld};
+  return {buffers + (own_buffers ? place.own_grad : place.grad) * block->rows + range.start, place.ld};
 }
 
 template <class T>
 T* BlockGradients<T>::param(int index, ptrdiff_t column) const {
-  return all->param(*block->layout, index, lane) + column;
+  return all->param(*block->layout, index, shard) + column;
 }
 
 namespace {
-
-// Rows of an output's gradient that are masked at a time, by all the steps that write the output: large
-// tensors are read by whole rows.
-constexpr ptrdiff_t kStrip = 8;
 
 template <class T>
 void zero_rows(const Rows<T>& rows, ptrdiff_t m, ptrdiff_t n) {
@@ -103,7 +101,7 @@ void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Row
   g.k = g.k_end = block.rows;
   g.b = dz.data;
   g.ldb = dz.ld;
-  g.exact = grads.own_panels;
+  g.exact = grads.own_buffers;
   if (grads.all->wants_param(step.bias)) {
     g.sums = grads.param(step.bias, node.column);
     g.add_sums = grads.adds(step.bias);
@@ -123,23 +121,23 @@ void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Row
 
 // For the second pass.
 template <class T>
-void leave(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz) {
+void keep_for_second_pass(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz) {
   const Block<T>& block = *grads.block;
-  const Later& later = block.layout->later[static_cast<size_t>(node.later)];
+  const SecondPassNode& waiting = block.layout->second_pass[static_cast<size_t>(node.second_pass)];
   block.kernels->copy(block.rows, node.step.dst.width(), dz.data, dz.ld,
-                      grads.left + later.offset * block.rows, later.ld, false);
+                      grads.second_pass_dz + waiting.offset * block.rows, waiting.ld, false);
 }
 
-// Of the gradient of a masked source only the live columns count.
+// Of the gradient of a source with a point only the live columns count.
 template <class T>
-void unmask(const BlockGradients<T>& grads, const Node& node) {
+void live_gradient(const BlockGradients<T>& grads, const Node& node) {
   const Block<T>& block = *grads.block;
   const Step& step = node.step;
   const Rows<T> to = grads.value(step.sources[0].range);
-  const ptrdiff_t ld = block.layout->masked_width, width = step.sources[0].range.width();
+  const ptrdiff_t ld = block.layout->live_width, width = step.sources[0].range.width();
   for (ptrdiff_t i = 0; i < block.rows; ++i) {
     const LiveColumns live = live_columns(block, step, i);
-    const T* from = block.temporaries.unmasked + i * ld;
+    const T* from = block.temporaries.whole_gradient + i * ld;
     T* row = to.data + i * to.ld;
     if (!node.grad_add[0]) std::fill(row, row + width, T(0));
     for (ptrdiff_t j = live.begin; j < live.end; ++j) row[j] += from[j];
@@ -160,8 +158,8 @@ void source_gradient(const BlockGradients<T>& grads, const Node& node, const Row
   g.lda = dz.ld;
   g.b = grads.all->transposed + node.packed;
   g.packed = true;
-  g.c = step.point >= 0 ? block.temporaries.unmasked : to.data + begin * to.ld;
-  g.ldc = step.point >= 0 ? block.layout->masked_width : to.ld;
+  g.c = step.point >= 0 ? block.temporaries.whole_gradient : to.data + begin * to.ld;
+  g.ldc = step.point >= 0 ? block.layout->live_width : to.ld;
   g.add = step.point < 0 && node.grad_add[0];
   if (node.masks) {
     const Rows<T> y = block.value(step.sources[0].range);
@@ -169,17 +167,18 @@ void source_gradient(const BlockGradients<T>& grads, const Node& node, const Row
     g.ldmask = y.ld;
   }
   block.kernels->gemm(g);
-  if (step.point >= 0) unmask(grads, node);
+  if (step.point >= 0) live_gradient(grads, node);
 }
 
 template <class T>
 void dense_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) {
   const Step& step = node.step;
   const Rows<T> dz = step_gradient(grads, node);
-  const bool wants_kernel = grads.all->wants_param(step.kernel), leaves = node.later >= 0 && grads.left;
+  const bool wants_kernel = grads.all->wants_param(step.kernel),
+             waits = node.second_pass >= 0 && grads.second_pass_dz;
   if (wants_kernel || grads.all->wants_param(step.bias))
-    kernel_gradient(grads, node, dz, leaves || !wants_kernel);
-  if (wants_kernel && leaves) leave(grads, node, dz);
+    kernel_gradient(grads, node, dz, waits || !wants_kernel);
+  if (wants_kernel && waits) keep_for_second_pass(grads, node, dz);
   if (grads.all->wanted[static_cast<size_t>(step.sources[0].range.value)] && !(defer && node.defers))
     source_gradient(grads, node, dz, 0, grads.block->rows);
 }
@@ -262,14 +261,14 @@ void begin_gradients(const BlockGradients<T>& grads) {
       block.kernels->copy(block.rows, place.width, dy.data, dy.ld, to.data, to.ld, false);
     }
   }
-  for (ptrdiff_t row = 0; row < block.rows; row += kStrip)
+  for (ptrdiff_t row = 0; row < block.rows; row += kMaskedRows)
     for (const Entry& entry : layout.entries) {
       const Place& place = layout.places[static_cast<size_t>(entry.range.value)];
       if (!grads.all->wanted[static_cast<size_t>(entry.range.value)]) continue;
       if (!grads.all->args->output_grads[place.index]) continue;
       const Rows<T> to = grads.value(entry.range);
       activation_rows<T>(block, layout.nodes[entry.node], entry.range, row,
-                         std::min(kStrip, block.rows - row),
+                         std::min(kMaskedRows, block.rows - row),
                          output_grad(grads, place, entry.range.start, row), {to.data + row * to.ld, to.ld});
     }
 }
@@ -290,11 +289,11 @@ void run_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) 
 }
 
 template <class T>
-void run_later(const std::vector<BlockGradients<T>>& blocks, const LaterPiece& piece) {
-  const auto& [later, rows, columns] = piece;
+void run_second_pass(const std::vector<BlockGradients<T>>& blocks, const SecondPassTask& task) {
+  const auto& [waiting, rows, columns] = task;
   for (const BlockGradients<T>& grads : blocks) {
     const Block<T>& block = *grads.block;
-    const Node& node = block.layout->nodes[later->node];
+    const Node& node = block.layout->nodes[waiting->node];
     const Rows<T> a = block.value(node.step.sources[0].range);
     Gemm<T> g;
     g.m = rows.end - rows.begin;
@@ -303,8 +302,8 @@ void run_later(const std::vector<BlockGradients<T>>& blocks, const LaterPiece& p
     g.k = g.k_end = block.rows;
     g.a = a.data + rows.begin;
     g.lda = a.ld;
-    g.b = grads.left + later->offset * block.rows + columns.begin;
-    g.ldb = later->ld;
+    g.b = grads.second_pass_dz + waiting->offset * block.rows + columns.begin;
+    g.ldb = waiting->ld;
     g.ldc = block.layout->params[static_cast<size_t>(node.step.kernel)].cols;
     g.c = grads.all->args->param_grads[node.step.kernel] + rows.begin * g.ldc + node.column + columns.begin;
     g.add = !grads.first;
@@ -318,12 +317,12 @@ void run_deferred(const BlockGradients<T>& grads, const Node& node, ptrdiff_t be
   source_gradient(grads, node, grads.value(node.step.dst), begin, end);
 }
 
-#define FUSEDSPLIT_FOR_TYPE(T)                                                          \
-  template struct Gradients<T>;                                                         \
-  template struct BlockGradients<T>;                                                    \
-  template void begin_gradients<T>(const BlockGradients<T>&);                           \
-  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);           \
-  template void run_later<T>(const std::vector<BlockGradients<T>>&, const LaterPiece&); \
+#define FUSEDSPLIT_FOR_TYPE(T)                                                                    \
+  template struct Gradients<T>;                                                                   \
+  template struct BlockGradients<T>;                                                              \
+  template void begin_gradients<T>(const BlockGradients<T>&);                                     \
+  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);                     \
+  template void run_second_pass<T>(const std::vector<BlockGradients<T>>&, const SecondPassTask&); \
   template void run_deferred<T>(const BlockGradients<T>&, const Node&, ptrdiff_t, ptrdiff_t);
 FUSEDSPLIT_FOR_TYPE(float)
 FUSEDSPLIT_FOR_TYPE(double)

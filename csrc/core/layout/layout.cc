@@ -2,16 +2,10 @@
 
 #include <utility>
 
+#include "core/layout/constants.h"
 #include "core/layout/passes.h"
 
 namespace fusedsplit {
-namespace {
-
-// Also the longest vector.
-constexpr ptrdiff_t kCacheLine = 64;
-
-}  // namespace
-
 Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
   const ptrdiff_t unit = kCacheLine / static_cast<ptrdiff_t>(bytes);
   Layout layout = place_values(slice_plan(plan, unit, most), unit);
@@ -19,12 +13,12 @@ Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
   layout = find_joins(std::move(layout), unit);
   layout = find_folds(std::move(layout));
   layout = place_params(std::move(layout), plan);
-  layout = find_later(std::move(layout), unit);
+  layout = find_second_pass(std::move(layout), unit);
   layout = order_gradients(std::move(layout));
   layout = find_entries(std::move(layout));
   layout = find_masks(std::move(layout));
   layout = find_chains(std::move(layout));
-  layout = reuse_panels(std::move(layout));
+  layout = reuse_buffers(std::move(layout));
   return size_blocks(std::move(layout), bytes);
 }
 

@@ -11,34 +11,34 @@
 namespace fusedsplit {
 
 // Where the columns of a value are. Inputs and outputs are the caller's tensors; hidden values, and the
-// gradients of all values but inputs, are panels of a block: `offset * rows` elements into it, a row every
+// gradients of all values but inputs, are buffers of a block: `offset * rows` elements into it, a row every
 // `ld`, with rows the block's own number of rows.
 struct Place {
   Role role = Role::kHidden;
   int index = 0;  // among the inputs or outputs
   ptrdiff_t width = 0;
-  ptrdiff_t ld = 0;          // of its panels
+  ptrdiff_t ld = 0;          // of its buffers
   ptrdiff_t kept_ld = 0;     // of the one kept for backward
-  ptrdiff_t kept = 0;        // its panel where values are kept for backward
-  ptrdiff_t brief = 0;       // the same at inference, where panels are used again
-  ptrdiff_t grad = 0;        // the panel of its gradient, where panels are used again
+  ptrdiff_t kept = 0;        // its buffer where values are kept for backward
+  ptrdiff_t brief = 0;       // the same at inference, where buffers are used again
+  ptrdiff_t grad = 0;        // the buffer of its gradient, where buffers are used again
   ptrdiff_t own_grad = 0;    // the same where each gradient has its own, for chains that run side by side
   bool grad_zeroed = false;  // the gradient starts as zeros; otherwise the first writer of a column sets it
   bool read = false;         // some step reads it
 };
 
-// One param's gradient in a lane.
+// One param's gradient in a shard.
 struct ParamPlace {
   ptrdiff_t cols = 0;
   ptrdiff_t offset = 0;
-  bool zeroed = false;  // starts as zeros, because several steps share it or leave some of it alone
-  bool shared = false;  // by several steps
-  bool later = false;   // in no lane: the second pass computes it
+  bool zeroed = false;       // starts as zeros, because several steps share it or leave some of it alone
+  bool shared = false;       // by several steps
+  bool second_pass = false;  // in no shard: the second pass computes it
 };
 
-// A node whose kernel is so large that its gradient is left for a second pass: by then dZ of a block of each lane
+// A node whose kernel is so large that its gradient waits for the second pass: by then dZ of a block of each shard
 // lies in memory, and threads share the gradient's rows and columns instead of the batch.
-struct Later {
+struct SecondPassNode {
   size_t node = 0;
   ptrdiff_t offset = 0;  // of its dZ, `offset * rows` elements into the block's
   ptrdiff_t ld = 0;
@@ -84,29 +84,29 @@ struct Layout {
   std::vector<Entry> entries;
   std::vector<Join> joins;
   std::vector<Fold> folds;
-  std::vector<Later> later;
+  std::vector<SecondPassNode> second_pass;
   std::vector<std::vector<Chain>> stages;
-  bool parallel_gradients = true;  // the chains of a stage may run backward at the same time
-  ptrdiff_t kept_width = 0;        // elements per row of all that is kept for backward
-  ptrdiff_t brief_width = 0;       // the same of the hidden values at inference
-  ptrdiff_t grad_width = 0;        // the same of gradients
-  ptrdiff_t own_grad_width = 0;    // the same where each has its own panel
-  ptrdiff_t masked_width = 0;      // the widest source that is masked by a point
-  ptrdiff_t param_size = 0;        // elements of all params
-  ptrdiff_t lane_size = 0;         // elements of one lane of weight gradients
-  ptrdiff_t later_width = 0;       // elements per row of what is kept for the second pass
-  ptrdiff_t packed_size = 0;       // elements of all packed kernels
-  ptrdiff_t joined_size = 0;       // elements of all joined operands
-  ptrdiff_t joined_width = 0;      // columns of the widest join, padded
-  ptrdiff_t join_kernel = 0;       // elements of the largest join's kernels before they are packed
-  ptrdiff_t max_sources = 0;       // of a Merge or Mix
-  ptrdiff_t max_suffix = 0;        // elements of scratch for the derivative of a product of several
-  ptrdiff_t max_merge = 0;         // the widest Merge
-  ptrdiff_t narrow_size = 0;       // elements of the largest packed kernel of few columns
-  ptrdiff_t brief_rows = 0;        // rows of a block at inference, at most
-  ptrdiff_t most_lanes = 0;        // of weight gradients
-  ptrdiff_t kept_rows = 0;         // rows of a block in training, at most
-  double flops = 0;                // of the products, per row
+  bool parallel_gradients = true;   // the chains of a stage may run backward at the same time
+  ptrdiff_t kept_width = 0;         // elements per row of all that is kept for backward
+  ptrdiff_t brief_width = 0;        // the same of the hidden values at inference
+  ptrdiff_t grad_width = 0;         // the same of gradients
+  ptrdiff_t own_grad_width = 0;     // the same where each has its own buffer
+  ptrdiff_t live_width = 0;         // the widest source of which a point says the live columns
+  ptrdiff_t param_size = 0;         // elements of all params
+  ptrdiff_t shard_size = 0;         // elements of one shard of weight gradients
+  ptrdiff_t second_pass_width = 0;  // elements per row of what is kept for the second pass
+  ptrdiff_t packed_size = 0;        // elements of all packed kernels
+  ptrdiff_t joined_size = 0;        // elements of all joined operands
+  ptrdiff_t joined_width = 0;       // columns of the widest join, padded
+  ptrdiff_t join_kernel = 0;        // elements of the largest join's kernels before they are packed
+  ptrdiff_t max_sources = 0;        // of a Merge or Mix
+  ptrdiff_t max_suffix = 0;         // elements of scratch for the derivative of a product of several
+  ptrdiff_t max_merge = 0;          // the widest Merge
+  ptrdiff_t narrow_size = 0;        // elements of the largest packed kernel of few columns
+  ptrdiff_t brief_rows = 0;         // rows of a block at inference, at most
+  ptrdiff_t most_shards = 0;        // of weight gradients
+  ptrdiff_t kept_rows = 0;          // rows of a block in training, at most
+  double flops = 0;                 // of the products, per row
 };
 
 // `bytes` is the size of an element; `most` is for slice_plan.

@@ -6,22 +6,22 @@
 
 namespace fusedsplit {
 
-// Panels of values, of pre-activations and of packed kernels.
+// Buffers of values, of pre-activations and of packed kernels.
 Layout place_values(Sliced sliced, ptrdiff_t unit);
 Layout place_nodes(Layout layout, ptrdiff_t unit);
 // What is computed together.
 Layout find_joins(Layout layout, ptrdiff_t unit);
 Layout find_folds(Layout layout);
-// Gradients of params: in lanes, or left for the second pass.
+// Gradients of params: in shards, or of the second pass.
 Layout place_params(Layout layout, const Plan& plan);
-Layout find_later(Layout layout, ptrdiff_t unit);
+Layout find_second_pass(Layout layout, ptrdiff_t unit);
 // Gradients of values: who sets and who adds, and where derivatives of activations are applied.
 Layout order_gradients(Layout layout);
 Layout find_entries(Layout layout);
 Layout find_masks(Layout layout);
 // What may run side by side, what shares its memory, and how many rows go at a time.
 Layout find_chains(Layout layout);
-Layout reuse_panels(Layout layout);
+Layout reuse_buffers(Layout layout);
 Layout size_blocks(Layout layout, size_t bytes);
 
 }  // namespace fusedsplit

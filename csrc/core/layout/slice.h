@@ -16,7 +16,7 @@ struct Node {
   Step step;
   int origin = 0;        // the step of the plan
   ptrdiff_t column = 0;  // the columns of its params that it uses begin here
-  ptrdiff_t pre = -1;    // panel for what the activation was applied to; -1: not needed
+  ptrdiff_t pre = -1;    // buffer for what the activation was applied to; -1: not needed
   ptrdiff_t pre_ld = 0;
   int fold = -1;               // the fold that takes its result straight from the product; -1: none
   bool folded = false;         // a Merge that a fold computes
@@ -28,7 +28,7 @@ struct Node {
   bool masks = false;          // it applies relu's derivative to the gradient of its source
   int stage = 0;               // nodes of one stage and different chains may run at the same time
   int chain = 0;               // within its stage
-  int later = -1;              // its place among the products of the second pass; -1: none
+  int second_pass = -1;        // its place among the products of the second pass; -1: none
   bool defers = false;         // other chains of its stage add to the gradient of its source as well
 };
 
@@ -39,9 +39,9 @@ struct Sliced {
   std::vector<Node> nodes;
 };
 
-// `lanes` is the length of a vector. With `most` > 0 the columns of a Dense are cut further, to that many at
+// `unit` is the length of the longest vector. With `most` > 0 the columns of a Dense are cut further, to that many at
 // most.
-Sliced slice_plan(const Plan& plan, ptrdiff_t lanes, ptrdiff_t most);
+Sliced slice_plan(const Plan& plan, ptrdiff_t unit, ptrdiff_t most);
 
 // By value, how many sources read it.
 std::vector<int> count_reads(const std::vector<Node>& nodes, size_t values);

@@ -4,25 +4,15 @@
 
 #include <cstddef>
 
+#include "core/microkernels/constants.h"
+
 namespace fusedsplit {
-
-// Sums along K are cut into chunks of at most this many terms, each summed from zero and added in order: an
-// in-order chain of thousands of terms has 5 to 14 times the error.
-constexpr ptrdiff_t kChunk = 256;
-
-// Widths are padded to this many elements in scratch and in packed operands: a whole number of vectors of
-// every ISA and type, so that layouts are the same for all of them.
-constexpr ptrdiff_t kPad = 16;
-
-// Products of at most this many columns, with sums of some length, keep 16 interleaved partial sums: a vector
-// along the columns would be nearly empty.
-constexpr ptrdiff_t kDotMaxColumns = 4;
 
 // A Merge that takes a product's result C on its way to memory: y = fold(op, with_scale * with, scale * C), or
 // without `with` scale * C alone.
 template <class T>
 struct FoldRows {
-  int op = 0;  // a sum or a product
+  int op = 0;  // a MergeOp: kAdd or kMul
   T scale = 1;
   const T* with = nullptr;  // m x n: what was folded before; may be y
   ptrdiff_t ldwith = 0;
@@ -55,7 +45,7 @@ struct Gemm {
   ptrdiff_t ldc = 0;
   bool add = false;
   const T* bias = nullptr;  // n values where sums start; null: zero
-  int activation = 0;
+  int activation = 0;       // an ActivationKind
   T alpha = 0;
   T* pre = nullptr;  // where to keep A B + bias as well; null: nowhere
   ptrdiff_t ldpre = 0;
@@ -85,7 +75,7 @@ struct MergeSource {
 // y = gain * fold(op, sources) + shift, row by row; gain and shift are vectors, or else constants.
 template <class T>
 struct MergeRows {
-  int op = 0;
+  int op = 0;  // a MergeOp
   ptrdiff_t count = 0;
   const MergeSource<T>* sources = nullptr;
   ptrdiff_t m = 0;
@@ -107,9 +97,6 @@ struct MergeGrad {
   T* suffix = nullptr;     // merge_tile * count elements of scratch
   T* gain_sums = nullptr;  // n sums over the rows of dz * fold; null: not wanted
 };
-
-// Columns of a merge's derivative that are worked on at a time.
-constexpr ptrdiff_t kMergeTile = 64;
 
 // y = sum over e of gate[e] * experts[e].
 template <class T>
@@ -135,7 +122,7 @@ struct Rows {
 // An operation along each row, y = op(x), whose columns are n of x and, by the operation, n or 1 of y.
 template <class T>
 struct RowArgs {
-  int op = 0;
+  int op = 0;  // a RowOp
   T epsilon = 0;
   ptrdiff_t m = 0;
   ptrdiff_t n = 0;
@@ -149,7 +136,7 @@ struct RowArgs {
 // dz = dy times the derivative of an activation, given its output or its argument as `ref`.
 template <class T>
 struct ActivationGrad {
-  int kind = 0;
+  int kind = 0;  // an ActivationKind
   T alpha = 0;
   ptrdiff_t m = 0;
   ptrdiff_t n = 0;
