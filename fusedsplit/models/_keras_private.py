@@ -102,11 +102,11 @@ def check_readable(model: Any) -> None:
             "subclass, into which nobody can see; fuse the functional models inside it, or build it with "
             "keras.Model(inputs, outputs)"
         )
-    overridden = _overridden(model)
-    if overridden:
+    replaced = overridden(model)
+    if replaced:
         raise ValueError(
             f"`model`: expected a model that runs as Keras runs it. Received: {name}, which overrides "
-            f"{', '.join(overridden)}; fuse a plain keras.Model(model.inputs, model.outputs)"
+            f"{', '.join(replaced)}; fuse a plain keras.Model(model.inputs, model.outputs)"
         )
     outside = _outside(model, functional)
     if outside:
@@ -116,7 +116,7 @@ def check_readable(model: Any) -> None:
         )
 
 
-def _overridden(model: Any) -> list[str]:
+def overridden(model: Any) -> list[str]:
     """What classes of the user's, in front of Keras' own, define of what Keras' models have."""
     names: list[str] = []
     for base in type(model).__mro__:
@@ -124,11 +124,6 @@ def _overridden(model: Any) -> list[str]:
             break
         names += [name for name in vars(base) if name == "__call__" or not name.startswith("_")]
     return sorted({name for name in names if hasattr(keras.Model, name)} - set(_HARMLESS))
-
-
-def replaces_call(model: Any) -> bool:
-    """Whether something of the user's runs instead of the `call` that a model came with."""
-    return "call" in vars(model) or bool(_overridden(model))
 
 
 def _outside(model: Any, functional: Any) -> list[str]:
@@ -183,6 +178,11 @@ def set_mask(x: Any, mask: Any) -> None:
 def within_a_call() -> bool:
     """Whether a layer is being called, from which what it calls would inherit `training`."""
     return global_state.get_global_attribute("current_call_ctx") is not None
+
+
+def has_another_input_spec(model: Any) -> bool:
+    """Whether a functional model was given one, in the place of that of its inputs."""
+    return "_manual_input_spec" in vars(model)
 
 
 def variables_as_they_are() -> AutocastScope:

@@ -23,8 +23,8 @@ def lower(call: Call, program: RowProgram, views: Mapping[Tensor, View]) -> list
         NotRowWise: with the reason why there is no row program for it.
     """
     args, kwargs = call.arguments(views)
-    kwargs = {name: value for name, value in kwargs.items() if not (name in ("training", "mask") and value is None)}
-    if "mask" in kwargs:
+    # Keras 3.5 notes a list of None where a list of tensors has no masks.
+    if any(mask is not None for mask in keras.tree.flatten(kwargs.pop("mask", None))):
         raise NotRowWise("it is called with a mask")
     kwargs.pop("training", None)
     outputs = (

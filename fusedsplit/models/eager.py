@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from fusedsplit.backends import dispatch
+from fusedsplit.layers._keras_private import in_no_scope, is_rematerialized
 from fusedsplit.models import _keras_private as private
 from fusedsplit.models.region import Region
 
@@ -19,8 +20,10 @@ def call(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any | No
     training = kwargs.get("training")
     if len(args) != 1 or len(kwargs) > ("training" in kwargs) or not (training is None or type(training) is bool):
         return None
+    if private.within_a_call() or not in_no_scope() or private.has_another_input_spec(model):
+        return None
     whole = private.made_once(model, ("whole", training), lambda: _read(model, training))
-    if whole is None or private.within_a_call():
+    if whole is None or whole.region.computation.unfusable_reasons():
         return None
     inputs = whole.plain(args[0])
     if inputs is None:
@@ -77,7 +80,9 @@ def _read(model: Any, training: bool | None) -> _Whole | None:
     """A model as one region; None where it is more, where a subclass computes, or where its inputs are no flat list."""
     graph = model.graph
     items = model.schedule(bool(training)).items
-    if len(items) != 1 or not isinstance(items[0], Region) or private.replaces_call(model):
+    if len(items) != 1 or not isinstance(items[0], Region):
+        return None
+    if private.overridden(model) or is_rematerialized(model):
         return None
     if training is None and graph.bakes_training:
         return None

@@ -35,6 +35,11 @@ class FusedModel(keras.Model):
         super().__init__(*args, **kwargs)
         self.backend = "auto"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "backend":
+            dispatch.check_name(value)
+        super().__setattr__(name, value)
+
     @property
     def regions(self) -> list[Region]:
         """What runs fused at inference: objects with `layers` and `plan`."""
@@ -55,9 +60,10 @@ class FusedModel(keras.Model):
     # Calling.
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        outputs = eager.call(self, args, kwargs)
-        if outputs is not None:
-            return outputs
+        if getattr(self.call, "__func__", None) is _call:  # and not another one of a subclass, or of this very model
+            outputs = eager.call(self, args, kwargs)
+            if outputs is not None:
+                return outputs
         return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
@@ -89,6 +95,9 @@ class FusedModel(keras.Model):
 
     def __repr__(self) -> str:
         return f"<FusedModel name={self.name}, built={self.built}>"
+
+
+_call = FusedModel.call
 
 
 @keras.saving.register_keras_serializable(package="fusedsplit", name="FusedSequential")

@@ -120,8 +120,7 @@ class RegionComputation:
         program, views = lower(region.calls, region.inputs, region.lead, region.training, region.dtype)
         self._masks = program.masks
         outputs = [views[tensor] for tensor in region.outputs]
-        # Of the very views: behind a Reshape, say, Keras' crossentropies find no logits either.
-        logits = [program.logits.get(view) for view in outputs]
+        logits = [program.output_logits(view) for view in outputs]
         self.logit_outputs = tuple(i for i, view in enumerate(logits) if view is not None)
         self._plain = program.plan(outputs)
         self._with_logits = program.plan([*outputs, *(view for view in logits if view is not None)])

@@ -235,6 +235,13 @@ class RowProgram:
         shapes = [source.shape for source in self.sources]
         return finish(self.steps, self.widths, [*self.inputs, *self._mask_values], shapes, given)
 
+    def output_logits(self, view: View) -> View | None:
+        """What went into the sigmoid or softmax that gave this very view; None where none did.
+
+        Behind a Reshape, say, Keras' crossentropies find no logits either.
+        """
+        return self.logits.get(view)
+
     def inline(self, plan: Plan, views: Sequence[View], params: Sequence[int]) -> list[View]:
         """The outputs of a whole plan on `views`; `params` are this program's."""
         place = {value: self.range(view.columns) for value, view in zip(plan.inputs, views)}

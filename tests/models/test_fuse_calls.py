@@ -286,6 +286,18 @@ def test_masks_that_are_combined_run_unfused():
         fs.fuse(model, backend="tf")(x)
 
 
+def test_reading_a_graph_leaves_its_calls_alone():
+    x = keras.Input((4, 6))
+    h = kl.Lambda(lambda xs: xs[0] + xs[1])([kl.Dense(3)(x), kl.Dense(3)(x)])
+    model = keras.Model(x, kl.BatchNormalization()(kl.Dense(2)(h), training=False))
+    nodes = [node for layer in model.layers for node in layer._inbound_nodes]
+    before = [dict(node.arguments.kwargs) for node in nodes]
+    fused = fs.fuse(model)
+    same(fused, model, models.rows(5, 4, 6))
+    assert len(fused.regions) == 1
+    assert [node.arguments.kwargs for node in nodes] == before
+
+
 def test_a_mask_that_the_caller_gives():
     x = keras.Input((4, 6))
     model = keras.Model(x, kl.GlobalAveragePooling1D()(branch(x)))

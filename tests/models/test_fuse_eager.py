@@ -117,3 +117,38 @@ def test_an_input_in_the_outputs():
     x = keras.Input((6,))
     model = keras.Model(x, [kl.Dense(3)(kl.Dense(4)(x)), x])
     close(fs.fuse(model)(X), model(X))
+
+
+def test_what_is_replaced_is_called(monkeypatch):
+    fused, other = fs.fuse(models.functional()), fs.fuse(models.functional())
+    assert np.abs(fused(X)).max() > 0
+    original = fused.call
+    fused.call = lambda inputs, training=None, mask=None: 0 * original(inputs)
+    assert np.abs(fused(X)).max() == 0 and np.abs(other(X)).max() > 0
+    monkeypatch.setattr(fs.FusedModel, "call", lambda self, inputs, training=None, mask=None: 0 * inputs)
+    assert np.abs(other(X)).max() == 0
+
+
+def test_another_input_spec_counts():
+    fused = fs.fuse(models.functional())
+    fused(X)
+    fused.input_spec = kl.InputSpec(shape=(4, models.WIDTH))
+    with pytest.raises(ValueError, match="incompatible"):
+        fused(X)
+
+
+def test_scopes_of_keras():
+    """Within them a variable has another value than its own."""
+    model = models.functional()
+    fused = fs.fuse(model)
+    kernel = model.layers[1].kernel
+    with keras.StatelessScope(state_mapping=[(kernel, tf.zeros_like(kernel.value))]):
+        found, expected = fused(X), model(X)
+    close(found, expected)
+    assert np.abs(found - model(X)).max() > 1e-3
+
+
+def test_the_backend_is_checked_when_it_is_set():
+    fused = fs.fuse(models.functional())
+    with pytest.raises(ValueError, match="`backend`: expected"):
+        fused.backend = "gpu"
