@@ -13,7 +13,7 @@ WIDE = split_dense_plan(2601, [514, 513, 7, 1], [530, 519, 5, 3], LINEAR, TANH)
 # The stem alone, whose relu is a derivative in the branches' epilogue.
 STEM = split_dense_plan(5810, [512, 30], [64, 3], RELU, RELU)
 PLANS = {"wide": WIDE, "stem": STEM}
-# One block; several in one lane; as many lanes as there can be, of several blocks each.
+# One block; several in one shard; as many shards as there can be, of several blocks each.
 ROWS = (3, 150, 250, 300, 1700)
 
 
@@ -45,7 +45,7 @@ def test_an_unwanted_gradient_is_skipped(skipped, rows):
 
 
 def test_the_workspace_is_bounded():
-    """One transposed copy of the kernels, and at most 16 MiB of lanes with what waits for the second pass."""
+    """One transposed copy of the kernels, and at most 16 MiB of shards with what waits for the second pass."""
     size = 4 * sum(int(np.prod(p.shape)) for p in WIDE.params)
     bound = 1.1 * size + (16 << 20)
     assert program(WIDE, np.float32).workspace_bytes(1 << 18) <= bound

@@ -20,19 +20,20 @@ bool wants_source(const Node& node, const std::vector<char>& wanted) {
   return node.step.kind == StepKind::kDense && wanted[static_cast<size_t>(node.step.sources[0].range.value)];
 }
 
-// A block of every lane at a time, each followed by the second pass over these blocks; `backs` is by lane.
+// A block of every shard at a time, each followed by the second pass over these blocks; `backs` is by shard.
 template <class T, class RunBlock>
 void run_rounds(Workers* workers, const Blocks& blocks, const std::vector<LaterPiece>& pieces,
                 const std::vector<BlockGradients<T>>& backs, const RunBlock& run_block) {
   ptrdiff_t rounds = 0;
-  for (ptrdiff_t lane = 0; lane < blocks.lanes; ++lane) rounds = std::max(rounds, blocks.lane_blocks(lane));
+  for (ptrdiff_t shard = 0; shard < blocks.shards; ++shard)
+    rounds = std::max(rounds, blocks.shard_blocks(shard));
   for (ptrdiff_t b = 0; b < rounds; ++b) {
-    workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
-      if (b < blocks.lane_blocks(lane)) run_block(lane, b, worker);
+    workers->run(blocks.shards, [&](ptrdiff_t shard, int worker) {
+      if (b < blocks.shard_blocks(shard)) run_block(shard, b, worker);
     });
     std::vector<BlockGradients<T>> round;
     for (const BlockGradients<T>& back : backs)
-      if (b < blocks.lane_blocks(back.lane)) {
+      if (b < blocks.shard_blocks(back.shard)) {
         round.push_back(back);
         round.back().first = b == 0 && round.size() == 1;
       }
@@ -61,9 +62,9 @@ template <class T>
 size_t Executor<T>::workspace_bytes(ptrdiff_t rows) const {
   Carver carver(nullptr);
   carver.take<T>(layout_.packed_size);
-  const ptrdiff_t lanes = Blocks(layout_, rows).lanes;
-  carver.take<T>(layout_.lane_size * (lanes - 1));
-  carver.take<T>(layout_.later_width * layout_.kept_rows * lanes);
+  const ptrdiff_t shards = Blocks(layout_, rows).shards;
+  carver.take<T>(layout_.shard_size * (shards - 1));
+  carver.take<T>(layout_.later_width * layout_.kept_rows * shards);
   return carver.used();
 }
 
@@ -85,10 +86,10 @@ void Executor<T>::backward(const BackwardArgs<T>& args) const {
 }
 
 template <class T>
-void Executor<T>::zero_params(const Gradients<T>& grads, ptrdiff_t lane, bool all) const {
+void Executor<T>::zero_params(const Gradients<T>& grads, ptrdiff_t shard, bool all) const {
   for (size_t p = 0; p < plan_.params.size(); ++p)
     if (grads.wants_param(static_cast<int>(p)) && (all || layout_.params[p].zeroed))
-      std::fill_n(grads.param(layout_, static_cast<int>(p), lane), plan_.params[p].size(), T(0));
+      std::fill_n(grads.param(layout_, static_cast<int>(p), shard), plan_.params[p].size(), T(0));
 }
 
 template <class T>
@@ -108,8 +109,8 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   Carver workspace(args.workspace);
   T* transposed = workspace.take<T>(layout_.packed_size);
   grads.transposed = transposed;
-  grads.lanes = workspace.take<T>(layout_.lane_size * (blocks.lanes - 1));
-  grads.left = workspace.take<T>(layout_.later_width * layout_.kept_rows * blocks.lanes);
+  grads.shards = workspace.take<T>(layout_.shard_size * (blocks.shards - 1));
+  grads.left = workspace.take<T>(layout_.later_width * layout_.kept_rows * blocks.shards);
   workers->run(static_cast<ptrdiff_t>(layout_.nodes.size()), [&](ptrdiff_t i, int) {
     const Node& node = layout_.nodes[static_cast<size_t>(i)];
     if (wants_source(node, grads.wanted))
@@ -121,16 +122,16 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   // Values that are computed again, where the second pass still finds them.
   const bool keeps_all = recomputes && second;
   const ptrdiff_t kept = layout_.kept_width * layout_.kept_rows;
-  const Scratch values(keeps_all ? static_cast<size_t>(kept * blocks.lanes) * sizeof(T) : 0);
-  std::vector<Block<T>> last(static_cast<size_t>(blocks.lanes));  // of each lane
+  const Scratch values(keeps_all ? static_cast<size_t>(kept * blocks.shards) * sizeof(T) : 0);
+  std::vector<Block<T>> last(static_cast<size_t>(blocks.shards));  // of each shard
   std::vector<BlockGradients<T>> backs(last.size());
 
-  const auto run_block = [&](ptrdiff_t lane, ptrdiff_t b, int worker) {
+  const auto run_block = [&](ptrdiff_t shard, ptrdiff_t b, int worker) {
     Carver mine(base + bytes * static_cast<size_t>(worker));
-    Block<T>& block = last[static_cast<size_t>(lane)];
-    block = call->block(layout_, blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1));
+    Block<T>& block = last[static_cast<size_t>(shard)];
+    block = call->block(layout_, blocks.block_begin(shard, b), blocks.block_begin(shard, b + 1));
     block.keeps = true;
-    block.panels = keeps_all ? static_cast<T*>(values.data()) + kept * lane : mine.take<T>(kept);
+    block.panels = keeps_all ? static_cast<T*>(values.data()) + kept * shard : mine.take<T>(kept);
     T* panels = mine.take<T>(layout_.grad_width * layout_.kept_rows);
     block.temporaries = Temporaries<T>(layout_, layout_.kept_rows, &mine);
     if (recomputes) {
@@ -140,24 +141,24 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
       // Only read from here on.
       block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
     }
-    BlockGradients<T>& back = backs[static_cast<size_t>(lane)];
-    back = {&block, &grads, panels, lane, b == 0, false, nullptr};
-    if (second) back.left = grads.left + layout_.later_width * layout_.kept_rows * lane;
+    BlockGradients<T>& back = backs[static_cast<size_t>(shard)];
+    back = {&block, &grads, panels, shard, b == 0, false, nullptr};
+    if (second) back.left = grads.left + layout_.later_width * layout_.kept_rows * shard;
     begin_gradients(back);
     for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
   };
   if (!second) {
-    workers->run(blocks.lanes, [&](ptrdiff_t lane, int worker) {
-      zero_params(grads, lane, false);
-      for (ptrdiff_t b = 0; b < blocks.lane_blocks(lane); ++b) run_block(lane, b, worker);
+    workers->run(blocks.shards, [&](ptrdiff_t shard, int worker) {
+      zero_params(grads, shard, false);
+      for (ptrdiff_t b = 0; b < blocks.shard_blocks(shard); ++b) run_block(shard, b, worker);
     });
   } else {
-    run_rounds(workers, blocks, pieces, backs, [&](ptrdiff_t lane, ptrdiff_t b, int worker) {
-      if (b == 0) zero_params(grads, lane, false);
-      run_block(lane, b, worker);
+    run_rounds(workers, blocks, pieces, backs, [&](ptrdiff_t shard, ptrdiff_t b, int worker) {
+      if (b == 0) zero_params(grads, shard, false);
+      run_block(shard, b, worker);
     });
   }
-  reduce(workers, grads, blocks.lanes);
+  reduce(workers, grads, blocks.shards);
 }
 
 // The tasks of the second pass, for the gradients that are wanted.
@@ -243,10 +244,10 @@ void Executor<T>::recompute(Call* call, const Block<T>& shared) const {
     });
 }
 
-// Adds the lanes to the result, in their order.
+// Adds the shards to the result, in their order.
 template <class T>
-void Executor<T>::reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t lanes) const {
-  if (lanes < 2) return;
+void Executor<T>::reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t shards) const {
+  if (shards < 2) return;
   struct Piece {
     int param;
     ptrdiff_t begin, size;
@@ -260,8 +261,8 @@ void Executor<T>::reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t 
   workers->run(static_cast<ptrdiff_t>(pieces.size()), [&](ptrdiff_t i, int) {
     const Piece& piece = pieces[static_cast<size_t>(i)];
     T* sum = grads.param(layout_, piece.param, 0) + piece.begin;
-    for (ptrdiff_t lane = 1; lane < lanes; ++lane)
-      kernels.copy(1, piece.size, grads.param(layout_, piece.param, lane) + piece.begin, 0, sum, 0, true);
+    for (ptrdiff_t shard = 1; shard < shards; ++shard)
+      kernels.copy(1, piece.size, grads.param(layout_, piece.param, shard) + piece.begin, 0, sum, 0, true);
   });
 }
 

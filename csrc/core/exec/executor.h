@@ -31,8 +31,8 @@ class Executor {
   void backward_chains(Call* call, const BackwardArgs<T>& args) const;
   std::vector<LaterPiece> later_pieces(const Gradients<T>& grads) const;
   void recompute(Call* call, const Block<T>& block) const;
-  void zero_params(const Gradients<T>& grads, ptrdiff_t lane, bool all) const;
-  void reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t lanes) const;
+  void zero_params(const Gradients<T>& grads, ptrdiff_t shard, bool all) const;
+  void reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t shards) const;
   size_t forward_bytes() const;
   size_t backward_bytes() const;
 

@@ -38,7 +38,7 @@ void Executor<T>::forward(const ForwardArgs<T>& args) const {
   call.tensors = tensors_of<T>(args);
   // What is saved has the layout of blocks.
   const Blocks blocks(layout_, args.rows);
-  const bool one_block = args.saved ? blocks.lanes == 1 && blocks.lane_blocks(0) == 1 : args.rows <= kChunk;
+  const bool one_block = args.saved ? blocks.shards == 1 && blocks.shard_blocks(0) == 1 : args.rows <= kChunk;
   if (workers.count() > 1 && args.rows < kFewRows * workers.count() && one_block) {
     forward_chains(&call, args);
   } else {

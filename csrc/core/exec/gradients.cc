@@ -22,9 +22,9 @@ Gradients<T>::Gradients(const Layout& layout, const BackwardArgs<T>& call)
 }
 
 template <class T>
-T* Gradients<T>::param(const Layout& layout, int param, ptrdiff_t lane) const {
-  if (lane == 0) return args->param_grads[param];
-  return lanes + (lane - 1) * layout.lane_size + layout.params[static_cast<size_t>(param)].offset;
+T* Gradients<T>::param(const Layout& layout, int param, ptrdiff_t shard) const {
+  if (shard == 0) return args->param_grads[param];
+  return shards + (shard - 1) * layout.shard_size + layout.params[static_cast<size_t>(param)].offset;
 }
 
 template <class T>
@@ -37,7 +37,7 @@ Rows<T> BlockGradients<T>::value(const Range& range) const {
 
 template <class T>
 T* BlockGradients<T>::param(int index, ptrdiff_t column) const {
-  return all->param(*block->layout, index, lane) + column;
+  return all->param(*block->layout, index, shard) + column;
 }
 
 namespace {

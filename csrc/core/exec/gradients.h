@@ -11,12 +11,12 @@ struct Gradients {
   const BackwardArgs<T>* args = nullptr;
   std::vector<char> wanted;       // by value: whether its gradient is needed
   const T* transposed = nullptr;  // kernels packed for input gradients
-  T* left = nullptr;              // dZ for the second pass, of a block of each lane
-  T* lanes = nullptr;             // weight gradients of all lanes but the first, which is the result
+  T* left = nullptr;              // dZ for the second pass, of a block of each shard
+  T* shards = nullptr;            // weight gradients of all shards but the first, which is the result
 
   Gradients(const Layout& layout, const BackwardArgs<T>& call);
   bool wants_param(int param) const { return param >= 0 && args->param_grads[param]; }
-  T* param(const Layout& layout, int param, ptrdiff_t lane) const;
+  T* param(const Layout& layout, int param, ptrdiff_t shard) const;
 };
 
 // A block on its way back.
@@ -25,8 +25,8 @@ struct BlockGradients {
   const Block<T>* block = nullptr;
   const Gradients<T>* all = nullptr;
   T* panels = nullptr;
-  ptrdiff_t lane = 0;
-  bool first = false;       // of its lane: sets what later blocks add to
+  ptrdiff_t shard = 0;
+  bool first = false;       // of its shard: sets what later blocks add to
   bool own_panels = false;  // no two gradients share a panel
   T* left = nullptr;        // where to leave dZ for the second pass; null: there is none
 

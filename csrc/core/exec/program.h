@@ -52,7 +52,7 @@ class FUSEDSPLIT_EXPORT Program {
   const Plan& plan() const;
   // Elements that forward must save for backward.
   ptrdiff_t saved_size(ptrdiff_t rows) const;
-  // Bytes of workspace that backward needs (gradient lanes and the like): bounded whatever the number of
+  // Bytes of workspace that backward needs (gradient shards and the like): bounded whatever the number of
   // rows.
   size_t workspace_bytes(ptrdiff_t rows) const;
   // Bytes of scratch that each worker thread holds for this program.

@@ -13,13 +13,13 @@ namespace {
 constexpr ptrdiff_t kMostRows = kChunk;
 constexpr ptrdiff_t kLeastRows = 96;
 constexpr ptrdiff_t kMostPanelBytes = ptrdiff_t{960} << 10;
-// Rows from which there are two lanes: both directions of every case take 0.67 to 0.77 of the time at 96 to 256
+// Rows from which there are two shards: both directions of every case take 0.67 to 0.77 of the time at 96 to 256
 // rows that chains side by side take, and 1.05 to 1.1 at 64 (two threads).
-constexpr ptrdiff_t kTwoLanes = 80;
-// Weight gradients are summed in this many lanes at most.
-constexpr ptrdiff_t kMostLanes = 16;
-// What all lanes together may take, though two or more are used whatever they take.
-constexpr ptrdiff_t kMostLaneBytes = ptrdiff_t{16} << 20;
+constexpr ptrdiff_t kTwoShards = 80;
+// Weight gradients are summed in this many shards at most.
+constexpr ptrdiff_t kMostShards = 16;
+// What all shards together may take, though two or more are used whatever they take.
+constexpr ptrdiff_t kMostShardBytes = ptrdiff_t{16} << 20;
 
 }  // namespace
 
@@ -44,40 +44,42 @@ Layout size_blocks(Layout layout, size_t bytes) {
       std::max<ptrdiff_t>(1, std::min(layout.brief_rows, most / std::max<ptrdiff_t>(layout.brief_width, 1)));
   layout.kept_rows = std::max<ptrdiff_t>(
       1, std::min(layout.kept_rows, most / std::max<ptrdiff_t>(layout.kept_width + layout.grad_width, 1)));
-  const ptrdiff_t lane =
-      layout.lane_size +
+  const ptrdiff_t shard =
+      layout.shard_size +
       (layout.later.empty() ? 0 : (layout.later_width + layout.kept_width) * layout.kept_rows);
-  const ptrdiff_t lane_bytes = std::max<ptrdiff_t>(1, lane * static_cast<ptrdiff_t>(bytes));
-  layout.most_lanes = kMostLanes;
-  while (layout.most_lanes > 2 && layout.most_lanes * lane_bytes > kMostLaneBytes) layout.most_lanes /= 2;
+  const ptrdiff_t shard_bytes = std::max<ptrdiff_t>(1, shard * static_cast<ptrdiff_t>(bytes));
+  layout.most_shards = kMostShards;
+  while (layout.most_shards > 2 && layout.most_shards * shard_bytes > kMostShardBytes)
+    layout.most_shards /= 2;
   return layout;
 }
 
 Blocks::Blocks(const Layout& layout, ptrdiff_t n) : rows(n), block_rows(layout.kept_rows) {
   // A power of two, for an even share of the work.
-  if (rows >= kTwoLanes) lanes = 2;
-  while (lanes < layout.most_lanes && lanes * kChunk < rows) lanes *= 2;
+  if (rows >= kTwoShards) shards = 2;
+  while (shards < layout.most_shards && shards * kChunk < rows) shards *= 2;
 }
 
-ptrdiff_t Blocks::lane_blocks(ptrdiff_t lane) const {
-  const ptrdiff_t count = lane_begin(lane + 1) - lane_begin(lane);
+ptrdiff_t Blocks::shard_blocks(ptrdiff_t shard) const {
+  const ptrdiff_t count = shard_begin(shard + 1) - shard_begin(shard);
   return (count + block_rows - 1) / block_rows;
 }
 
-ptrdiff_t Blocks::block_begin(ptrdiff_t lane, ptrdiff_t block) const {
-  const ptrdiff_t begin = lane_begin(lane), count = lane_begin(lane + 1) - begin, blocks = lane_blocks(lane);
+ptrdiff_t Blocks::block_begin(ptrdiff_t shard, ptrdiff_t block) const {
+  const ptrdiff_t begin = shard_begin(shard), count = shard_begin(shard + 1) - begin,
+                  blocks = shard_blocks(shard);
   return blocks ? begin + count * block / blocks : begin;
 }
 
 BlockList::BlockList(const Blocks& blocks) : blocks_(blocks), first_{0} {
-  for (ptrdiff_t lane = 0; lane < blocks.lanes; ++lane)
-    first_.push_back(first_.back() + blocks.lane_blocks(lane));
+  for (ptrdiff_t shard = 0; shard < blocks.shards; ++shard)
+    first_.push_back(first_.back() + blocks.shard_blocks(shard));
 }
 
 BlockRows BlockList::at(ptrdiff_t i) const {
-  const ptrdiff_t lane = std::upper_bound(first_.begin(), first_.end(), i) - first_.begin() - 1;
-  const ptrdiff_t block = i - first_[static_cast<size_t>(lane)];
-  return {blocks_.block_begin(lane, block), blocks_.block_begin(lane, block + 1)};
+  const ptrdiff_t shard = std::upper_bound(first_.begin(), first_.end(), i) - first_.begin() - 1;
+  const ptrdiff_t block = i - first_[static_cast<size_t>(shard)];
+  return {blocks_.block_begin(shard, block), blocks_.block_begin(shard, block + 1)};
 }
 
 }  // namespace fusedsplit

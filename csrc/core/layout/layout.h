@@ -27,16 +27,16 @@ struct Place {
   bool read = false;         // some step reads it
 };
 
-// One param's gradient in a lane.
+// One param's gradient in a shard.
 struct ParamPlace {
   ptrdiff_t cols = 0;
   ptrdiff_t offset = 0;
   bool zeroed = false;  // starts as zeros, because several steps share it or leave some of it alone
   bool shared = false;  // by several steps
-  bool later = false;   // in no lane: the second pass computes it
+  bool later = false;   // in no shard: the second pass computes it
 };
 
-// A node whose kernel is so large that its gradient is left for a second pass: by then dZ of a block of each lane
+// A node whose kernel is so large that its gradient is left for a second pass: by then dZ of a block of each shard
 // lies in memory, and threads share the gradient's rows and columns instead of the batch.
 struct Later {
   size_t node = 0;
@@ -93,7 +93,7 @@ struct Layout {
   ptrdiff_t own_grad_width = 0;    // the same where each has its own panel
   ptrdiff_t masked_width = 0;      // the widest source that is masked by a point
   ptrdiff_t param_size = 0;        // elements of all params
-  ptrdiff_t lane_size = 0;         // elements of one lane of weight gradients
+  ptrdiff_t shard_size = 0;        // elements of one shard of weight gradients
   ptrdiff_t later_width = 0;       // elements per row of what is kept for the second pass
   ptrdiff_t packed_size = 0;       // elements of all packed kernels
   ptrdiff_t joined_size = 0;       // elements of all joined operands
@@ -104,7 +104,7 @@ struct Layout {
   ptrdiff_t max_merge = 0;         // the widest Merge
   ptrdiff_t narrow_size = 0;       // elements of the largest packed kernel of few columns
   ptrdiff_t brief_rows = 0;        // rows of a block at inference, at most
-  ptrdiff_t most_lanes = 0;        // of weight gradients
+  ptrdiff_t most_shards = 0;       // of weight gradients
   ptrdiff_t kept_rows = 0;         // rows of a block in training, at most
   double flops = 0;                // of the products, per row
 };

@@ -7,7 +7,7 @@ namespace fusedsplit {
 namespace {
 
 // Elements of a kernel from which its gradient is left for the second pass, where all params have so many that
-// lanes of them would not stay in cache: 13 % of 16 + 4 x 1 MiB of kernels; 4 + 4 MiB gain 1 % at 4096 rows and lose
+// shards of them would not stay in cache: 13 % of 16 + 4 x 1 MiB of kernels; 4 + 4 MiB gain 1 % at 4096 rows and lose
 // 4 % at 512, 2 + 0.5 MiB lose up to 9 %.
 constexpr ptrdiff_t kLaterSize = ptrdiff_t{1} << 18;
 constexpr ptrdiff_t kLaterTotal = ptrdiff_t{3} << 20;
@@ -44,8 +44,8 @@ Layout place_params(Layout layout, const Plan& plan) {
     place.later = layout.param_size >= kLaterTotal && plan.params[i].rank == 2 &&
                   plan.params[i].size() >= kLaterSize && !place.zeroed;
     if (place.later) continue;
-    place.offset = layout.lane_size;
-    layout.lane_size += round_up(plan.params[i].size(), kPad);
+    place.offset = layout.shard_size;
+    layout.shard_size += round_up(plan.params[i].size(), kPad);
   }
   return layout;
 }

@@ -14,14 +14,14 @@ using Span = std::pair<ptrdiff_t, ptrdiff_t>;
 bool splittable(const Step& step) { return step.kind == StepKind::kDense || step.kind == StepKind::kMerge; }
 
 // Whether columns [begin, end) fill their vectors well enough to be a piece.
-bool good_piece(ptrdiff_t begin, ptrdiff_t end, ptrdiff_t lanes) {
-  const ptrdiff_t width = end - begin, idle = (lanes - width % lanes) % lanes;
+bool good_piece(ptrdiff_t begin, ptrdiff_t end, ptrdiff_t unit) {
+  const ptrdiff_t width = end - begin, idle = (unit - width % unit) % unit;
   return width >= kLeastPiece && 8 * idle <= width;
 }
 
 class Slicer {
  public:
-  Slicer(const Plan& plan, ptrdiff_t lanes, ptrdiff_t most) : plan_(plan), lanes_(lanes), most_(most) {}
+  Slicer(const Plan& plan, ptrdiff_t unit, ptrdiff_t most) : plan_(plan), unit_(unit), most_(most) {}
 
   Sliced run() {
     find_cuts();
@@ -55,13 +55,13 @@ class Slicer {
         std::sort(whole[v].begin(), whole[v].end());
         ptrdiff_t begin = 0, reach = 0;
         for (const Span& span : whole[v]) {
-          if (span.first >= reach && span.first > 0 && good_piece(begin, span.first, lanes_)) {
+          if (span.first >= reach && span.first > 0 && good_piece(begin, span.first, unit_)) {
             cuts.push_back(span.first);
             begin = span.first;
           }
           reach = std::max(reach, span.second);
         }
-        if (!cuts.empty() && !good_piece(cuts.back(), width, lanes_)) cuts.pop_back();
+        if (!cuts.empty() && !good_piece(cuts.back(), width, unit_)) cuts.pop_back();
       }
       cuts.push_back(width);
     }
@@ -88,7 +88,7 @@ class Slicer {
       if (most_ && step.kind == StepKind::kDense && end - begin >= 2 * most_) {
         // Near-equal parts of whole vectors.
         const ptrdiff_t parts = (end - begin + most_ - 1) / most_, part = (end - begin + parts - 1) / parts;
-        end = std::min(end, begin + (part + lanes_ - 1) / lanes_ * lanes_);
+        end = std::min(end, begin + (part + unit_ - 1) / unit_ * unit_);
       }
       Node node;
       node.step = step;
@@ -182,7 +182,7 @@ class Slicer {
   }
 
   const Plan& plan_;
-  const ptrdiff_t lanes_, most_;
+  const ptrdiff_t unit_, most_;
   Sliced out_;
   std::vector<std::vector<ptrdiff_t>> cuts_;
   std::vector<int> first_piece_;
@@ -191,9 +191,7 @@ class Slicer {
 
 }  // namespace
 
-Sliced slice_plan(const Plan& plan, ptrdiff_t lanes, ptrdiff_t most) {
-  return Slicer(plan, lanes, most).run();
-}
+Sliced slice_plan(const Plan& plan, ptrdiff_t unit, ptrdiff_t most) { return Slicer(plan, unit, most).run(); }
 
 std::vector<int> count_reads(const std::vector<Node>& nodes, size_t values) {
   std::vector<int> reads(values);

@@ -39,9 +39,9 @@ struct Sliced {
   std::vector<Node> nodes;
 };
 
-// `lanes` is the length of a vector. With `most` > 0 the columns of a Dense are cut further, to that many at
+// `unit` is the length of the longest vector. With `most` > 0 the columns of a Dense are cut further, to that many at
 // most.
-Sliced slice_plan(const Plan& plan, ptrdiff_t lanes, ptrdiff_t most);
+Sliced slice_plan(const Plan& plan, ptrdiff_t unit, ptrdiff_t most);
 
 // By value, how many sources read it.
 std::vector<int> count_reads(const std::vector<Node>& nodes, size_t values);

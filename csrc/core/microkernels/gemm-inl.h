@@ -28,7 +28,7 @@ constexpr ptrdiff_t kManyRows = 7;
 
 // The sums of a product of few columns are worth cutting into partial sums from this length on.
 constexpr ptrdiff_t kDotMinTerms = 32;
-constexpr ptrdiff_t kDotLanes = 16;
+constexpr ptrdiff_t kDotSums = 16;
 constexpr bool is_dot(ptrdiff_t k, ptrdiff_t n) { return n <= kDotMaxColumns && k >= kDotMinTerms; }
 
 // One panel over one chunk: tiles of near-equal heights down the rows.
@@ -203,8 +203,8 @@ void gemm_tn(const Gemm<T>& g) {
 
 // The sum of 16 terms that lie in 16 / lanes vectors.
 template <class T>
-FUSEDSPLIT_INLINE T sum_dot_lanes(Vec<T>* v) {
-  constexpr int kCount = static_cast<int>(kDotLanes / kLanes<T>);
+FUSEDSPLIT_INLINE T sum_dot(Vec<T>* v) {
+  constexpr int kCount = static_cast<int>(kDotSums / kLanes<T>);
   for (int half = kCount / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) v[i] = v[i] + v[i + half];
   return reduce_add(v[0]);
@@ -213,12 +213,12 @@ FUSEDSPLIT_INLINE T sum_dot_lanes(Vec<T>* v) {
 // out[i][j] += sum over a chunk of a[i][k] * b[j][k], for R rows; b is transposed, a row every ldb.
 template <class T, int R>
 void dot_rows(ptrdiff_t k, ptrdiff_t n, const T* a, ptrdiff_t lda, const T* b, ptrdiff_t ldb, T* out) {
-  constexpr int kCount = static_cast<int>(kDotLanes / kLanes<T>);
+  constexpr int kCount = static_cast<int>(kDotSums / kLanes<T>);
   constexpr ptrdiff_t kWide = kLanes<T>;
   for (ptrdiff_t j = 0; j < n; ++j) {
     Vec<T> acc[R][kCount] = {};
     ptrdiff_t at = 0;
-    for (; at + kDotLanes <= k; at += kDotLanes)
+    for (; at + kDotSums <= k; at += kDotSums)
 #pragma GCC unroll 4
       for (int c = 0; c < kCount; ++c) {
         const Vec<T> w = load(b + j * ldb + at + c * kWide);
@@ -236,7 +236,7 @@ void dot_rows(ptrdiff_t k, ptrdiff_t n, const T* a, ptrdiff_t lda, const T* b, p
       }
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < R; ++i) out[i * kDotMaxColumns + j] += sum_dot_lanes<T>(acc[i]);
+    for (int i = 0; i < R; ++i) out[i * kDotMaxColumns + j] += sum_dot<T>(acc[i]);
   }
 }
 
