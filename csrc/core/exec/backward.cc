@@ -131,18 +131,18 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
     Block<T>& block = last[static_cast<size_t>(shard)];
     block = call->block(layout_, blocks.block_begin(shard, b), blocks.block_begin(shard, b + 1));
     block.keeps = true;
-    block.panels = keeps_all ? static_cast<T*>(values.data()) + kept * shard : mine.take<T>(kept);
-    T* panels = mine.take<T>(layout_.grad_width * layout_.kept_rows);
+    block.buffers = keeps_all ? static_cast<T*>(values.data()) + kept * shard : mine.take<T>(kept);
+    T* buffers = mine.take<T>(layout_.grad_width * layout_.kept_rows);
     block.temporaries = Temporaries<T>(layout_, layout_.kept_rows, &mine);
     if (recomputes) {
       block.recomputes = true;
       run_nodes(block);
     } else if (args.saved) {
       // Only read from here on.
-      block.panels = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
+      block.buffers = const_cast<T*>(args.saved) + block.row * layout_.kept_width;
     }
     BlockGradients<T>& back = backs[static_cast<size_t>(shard)];
-    back = {&block, &grads, panels, shard, b == 0, false, nullptr};
+    back = {&block, &grads, buffers, shard, b == 0, false, nullptr};
     if (second) back.left = grads.left + layout_.later_width * layout_.kept_rows * shard;
     begin_gradients(back);
     for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
@@ -194,7 +194,7 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
   Carver carver(scratch.data());
   char* base = carver.take<char>(bytes * workers);
   T* kept = carver.take<T>(args.saved ? 0 : layout_.kept_width * args.rows);
-  T* panels = carver.take<T>(layout_.own_grad_width * args.rows);
+  T* buffers = carver.take<T>(layout_.own_grad_width * args.rows);
 
   Gradients<T> grads(layout_, args);
   T* transposed = Carver(args.workspace).take<T>(layout_.packed_size);
@@ -204,11 +204,11 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
     Carver mine(base + bytes * w);
     blocks.push_back(call->block(layout_, 0, args.rows));
     blocks.back().keeps = true;
-    blocks.back().panels = args.saved ? const_cast<T*>(args.saved) : kept;
+    blocks.back().buffers = args.saved ? const_cast<T*>(args.saved) : kept;
     blocks.back().temporaries = Temporaries<T>(layout_, args.rows, &mine);
   }
   const auto back = [&](int worker) {
-    return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, panels, 0, true, true, nullptr};
+    return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, buffers, 0, true, true, nullptr};
   };
   if (!args.saved) recompute(call, blocks[0]);
   zero_params(grads, 0, false);

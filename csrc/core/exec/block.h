@@ -7,7 +7,7 @@
 
 namespace fusedsplit {
 
-// Hands out 64-byte aligned pieces of a buffer; without a buffer it only measures.
+// Hands out 64-byte aligned parts of some memory; without any it only measures.
 class Carver {
  public:
   explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
@@ -58,7 +58,7 @@ struct Tensors {
   const T* joined = nullptr;          // operands of the joins; null: their nodes run one by one
 };
 
-// A block of rows [row, row + rows) with its panels.
+// A block of rows [row, row + rows) with its buffers.
 template <class T>
 struct Block {
   const Kernels<T>* kernels = nullptr;
@@ -66,8 +66,8 @@ struct Block {
   const Tensors<T>* tensors = nullptr;
   ptrdiff_t row = 0;
   ptrdiff_t rows = 0;
-  T* panels = nullptr;
-  bool keeps = false;       // panels are laid out, and filled, for backward
+  T* buffers = nullptr;
+  bool keeps = false;       // buffers are laid out, and filled, for backward
   bool recomputes = false;  // outputs are there already and must not be written
   bool in_turn = false;     // runs through all nodes in turn, so that some may do the work of others
   Temporaries<T> temporaries;
@@ -82,12 +82,12 @@ struct Block {
       case Role::kOutput:
         return {const_cast<T*>(tensors->outputs[i]) + row * place.width + column, place.width};
       default:
-        if (keeps) return {panels + place.kept * rows + column, place.kept_ld};
-        return {panels + place.brief * rows + column, place.ld};
+        if (keeps) return {buffers + place.kept * rows + column, place.kept_ld};
+        return {buffers + place.brief * rows + column, place.ld};
     }
   }
   Rows<T> value(const Range& range) const { return value(range.value, range.start); }
-  Rows<T> pre(const Node& node) const { return {panels + node.pre * rows, node.pre_ld}; }
+  Rows<T> pre(const Node& node) const { return {buffers + node.pre * rows, node.pre_ld}; }
 };
 
 // Columns [begin, end) of a source that count for the block's row i, given the point of a Dense.

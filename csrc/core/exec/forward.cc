@@ -60,11 +60,11 @@ void Executor<T>::forward_blocks(Call* call, const ForwardArgs<T>& args) const {
   const auto run = [&](ptrdiff_t begin, ptrdiff_t end, int worker) {
     Carver mine(base + bytes * static_cast<size_t>(worker));
     Block<T> block = call->block(layout_, begin, end);
-    block.panels = mine.take<T>(layout_.brief_width * layout_.brief_rows);
+    block.buffers = mine.take<T>(layout_.brief_width * layout_.brief_rows);
     block.temporaries = Temporaries<T>(layout_, std::max(layout_.brief_rows, layout_.kept_rows), &mine);
     if (args.saved) {
       block.keeps = true;
-      block.panels = args.saved + begin * layout_.kept_width;
+      block.buffers = args.saved + begin * layout_.kept_width;
     }
     run_nodes(block);
   };
@@ -96,15 +96,15 @@ void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
   const Scratch scratch(sizes.used());
   Carver carver(scratch.data());
   char* base = carver.take<char>(bytes * call->workers->count());
-  // Panels are those of training, where each value has its own.
-  T* panels = args.saved ? args.saved : carver.take<T>(layout.kept_width * args.rows);
+  // Buffers are those of training, where each value has its own.
+  T* buffers = args.saved ? args.saved : carver.take<T>(layout.kept_width * args.rows);
 
   for (const std::vector<Chain>& chains : layout.stages)
     call->workers->run(static_cast<ptrdiff_t>(chains.size()), [&](ptrdiff_t i, int worker) {
       Carver mine(base + bytes * worker);
       Block<T> block = call->block(layout, 0, args.rows);
       block.keeps = true;
-      block.panels = panels;
+      block.buffers = buffers;
       block.temporaries = Temporaries<T>(layout, args.rows, &mine);
       const Chain& chain = chains[static_cast<size_t>(i)];
       for (size_t n = chain.begin; n < chain.end; ++n) run_node(block, layout.nodes[n]);

@@ -32,7 +32,7 @@ Rows<T> BlockGradients<T>::value(const Range& range) const {
   const Place& place = block->layout->places[static_cast<size_t>(range.value)];
   if (place.role == Role::kInput)
     return {all->args->input_grads[place.index] + block->row * place.width + range.start, place.width};
-  return {panels + (own_panels ? place.own_grad : place.grad) * block->rows + range.start, place.ld};
+  return {buffers + (own_buffers ? place.own_grad : place.grad) * block->rows + range.start, place.ld};
 }
 
 template <class T>
@@ -103,7 +103,7 @@ void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Row
   g.k = g.k_end = block.rows;
   g.b = dz.data;
   g.ldb = dz.ld;
-  g.exact = grads.own_panels;
+  g.exact = grads.own_buffers;
   if (grads.all->wants_param(step.bias)) {
     g.sums = grads.param(step.bias, node.column);
     g.add_sums = grads.adds(step.bias);

@@ -24,11 +24,11 @@ template <class T>
 struct BlockGradients {
   const Block<T>* block = nullptr;
   const Gradients<T>* all = nullptr;
-  T* panels = nullptr;
+  T* buffers = nullptr;
   ptrdiff_t shard = 0;
-  bool first = false;       // of its shard: sets what later blocks add to
-  bool own_panels = false;  // no two gradients share a panel
-  T* left = nullptr;        // where to leave dZ for the second pass; null: there is none
+  bool first = false;        // of its shard: sets what later blocks add to
+  bool own_buffers = false;  // no two gradients share a buffer
+  T* left = nullptr;         // where to leave dZ for the second pass; null: there is none
 
   Rows<T> value(const Range& range) const;
   T* param(int index, ptrdiff_t column) const;

@@ -8,11 +8,11 @@
 namespace fusedsplit {
 namespace {
 
-// Rows of a block in training: one chunk of K for the weight gradients; fewer where a worker's panels would
+// Rows of a block in training: one chunk of K for the weight gradients; fewer where a worker's buffers would
 // take more than this, which costs large 2 % (each block reads and writes the kernel's gradient once more).
 constexpr ptrdiff_t kMostRows = kChunk;
 constexpr ptrdiff_t kLeastRows = 96;
-constexpr ptrdiff_t kMostPanelBytes = ptrdiff_t{960} << 10;
+constexpr ptrdiff_t kMostBufferBytes = ptrdiff_t{960} << 10;
 // Rows from which there are two shards: both directions of every case take 0.67 to 0.77 of the time at 96 to 256
 // rows that chains side by side take, and 1.05 to 1.1 at 64 (two threads).
 constexpr ptrdiff_t kTwoShards = 80;
@@ -34,9 +34,9 @@ Layout size_blocks(Layout layout, size_t bytes) {
   };
   // Whole tiles of 12 rows.
   layout.brief_rows = std::max<ptrdiff_t>(fit(layout.brief_width + outside, 48) / 12 * 12, 12);
-  const ptrdiff_t panels =
+  const ptrdiff_t buffers =
       layout.kept_width + layout.grad_width + 2 * layout.masked_width + layout.joined_width;
-  const ptrdiff_t rows = kMostPanelBytes / static_cast<ptrdiff_t>(bytes) / std::max<ptrdiff_t>(panels, 1);
+  const ptrdiff_t rows = kMostBufferBytes / static_cast<ptrdiff_t>(bytes) / std::max<ptrdiff_t>(buffers, 1);
   layout.kept_rows = std::clamp(rows / 16 * 16, kLeastRows, kMostRows);
   // Absurdly wide plans: bounded scratch matters more than speed.
   const ptrdiff_t most = (ptrdiff_t{64} << 20) / static_cast<ptrdiff_t>(bytes);

@@ -1,4 +1,4 @@
-// Which panels share their place.
+// Which buffers share their place.
 #include <algorithm>
 
 #include "core/layout/passes.h"
@@ -6,12 +6,12 @@
 namespace fusedsplit {
 namespace {
 
-// Where a panel is free again, the next one that is needed goes: panels are then few, and warm.
-class PanelPool {
+// Where a buffer is free again, the next one that is needed goes: buffers are then few, and warm.
+class BufferPool {
  public:
   ptrdiff_t width() const { return width_; }
 
-  // A place for a panel in use from the `begin`-th node to the `end`-th, both included. Calls are in the
+  // A place for a buffer in use from the `begin`-th node to the `end`-th, both included. Calls are in the
   // order of `begin`.
   ptrdiff_t take(ptrdiff_t ld, ptrdiff_t begin, ptrdiff_t end) {
     used_.erase(std::remove_if(used_.begin(), used_.end(), [&](const Used& u) { return u.end < begin; }),
@@ -34,7 +34,7 @@ class PanelPool {
 
 }  // namespace
 
-Layout reuse_panels(Layout layout) {
+Layout reuse_buffers(Layout layout) {
   const ptrdiff_t count = static_cast<ptrdiff_t>(layout.nodes.size());
   std::vector<ptrdiff_t> first(layout.places.size(), -1),
       last(layout.places.size(), -1);  // nodes that touch a value
@@ -55,7 +55,7 @@ Layout reuse_panels(Layout layout) {
   std::vector<char> elided(layout.places.size());
   for (const Node& node : layout.nodes)
     if (node.elided) elided[static_cast<size_t>(node.step.dst.value)] = 1;
-  PanelPool values, grads;
+  BufferPool values, grads;
   // Gradients of outputs, and those that start as zeros, are filled before the first node runs.
   for (size_t v = 0; v < layout.places.size(); ++v) {
     Place& place = layout.places[v];

@@ -24,7 +24,7 @@ Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
   layout = find_entries(std::move(layout));
   layout = find_masks(std::move(layout));
   layout = find_chains(std::move(layout));
-  layout = reuse_panels(std::move(layout));
+  layout = reuse_buffers(std::move(layout));
   return size_blocks(std::move(layout), bytes);
 }
 

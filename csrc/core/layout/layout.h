@@ -11,17 +11,17 @@
 namespace fusedsplit {
 
 // Where the columns of a value are. Inputs and outputs are the caller's tensors; hidden values, and the
-// gradients of all values but inputs, are panels of a block: `offset * rows` elements into it, a row every
+// gradients of all values but inputs, are buffers of a block: `offset * rows` elements into it, a row every
 // `ld`, with rows the block's own number of rows.
 struct Place {
   Role role = Role::kHidden;
   int index = 0;  // among the inputs or outputs
   ptrdiff_t width = 0;
-  ptrdiff_t ld = 0;          // of its panels
+  ptrdiff_t ld = 0;          // of its buffers
   ptrdiff_t kept_ld = 0;     // of the one kept for backward
-  ptrdiff_t kept = 0;        // its panel where values are kept for backward
-  ptrdiff_t brief = 0;       // the same at inference, where panels are used again
-  ptrdiff_t grad = 0;        // the panel of its gradient, where panels are used again
+  ptrdiff_t kept = 0;        // its buffer where values are kept for backward
+  ptrdiff_t brief = 0;       // the same at inference, where buffers are used again
+  ptrdiff_t grad = 0;        // the buffer of its gradient, where buffers are used again
   ptrdiff_t own_grad = 0;    // the same where each gradient has its own, for chains that run side by side
   bool grad_zeroed = false;  // the gradient starts as zeros; otherwise the first writer of a column sets it
   bool read = false;         // some step reads it
@@ -90,7 +90,7 @@ struct Layout {
   ptrdiff_t kept_width = 0;        // elements per row of all that is kept for backward
   ptrdiff_t brief_width = 0;       // the same of the hidden values at inference
   ptrdiff_t grad_width = 0;        // the same of gradients
-  ptrdiff_t own_grad_width = 0;    // the same where each has its own panel
+  ptrdiff_t own_grad_width = 0;    // the same where each has its own buffer
   ptrdiff_t masked_width = 0;      // the widest source that is masked by a point
   ptrdiff_t param_size = 0;        // elements of all params
   ptrdiff_t shard_size = 0;        // elements of one shard of weight gradients

@@ -56,7 +56,7 @@ Layout find_later(Layout layout, ptrdiff_t unit) {
     const Step& step = node.step;
     if (step.kind != StepKind::kDense || !layout.params[static_cast<size_t>(step.kernel)].later) continue;
     node.later = static_cast<int>(layout.later.size());
-    layout.later.push_back({n, layout.later_width, panel_ld(step.dst.width(), unit)});
+    layout.later.push_back({n, layout.later_width, buffer_ld(step.dst.width(), unit)});
     layout.later_width += layout.later.back().ld;
   }
   return layout;

@@ -6,7 +6,7 @@
 
 namespace fusedsplit {
 
-// Panels of values, of pre-activations and of packed kernels.
+// Buffers of values, of pre-activations and of packed kernels.
 Layout place_values(Sliced sliced, ptrdiff_t unit);
 Layout place_nodes(Layout layout, ptrdiff_t unit);
 // What is computed together.
@@ -21,7 +21,7 @@ Layout find_entries(Layout layout);
 Layout find_masks(Layout layout);
 // What may run side by side, what shares its memory, and how many rows go at a time.
 Layout find_chains(Layout layout);
-Layout reuse_panels(Layout layout);
+Layout reuse_buffers(Layout layout);
 Layout size_blocks(Layout layout, size_t bytes);
 
 }  // namespace fusedsplit

@@ -16,7 +16,7 @@ struct Node {
   Step step;
   int origin = 0;        // the step of the plan
   ptrdiff_t column = 0;  // the columns of its params that it uses begin here
-  ptrdiff_t pre = -1;    // panel for what the activation was applied to; -1: not needed
+  ptrdiff_t pre = -1;    // buffer for what the activation was applied to; -1: not needed
   ptrdiff_t pre_ld = 0;
   int fold = -1;               // the fold that takes its result straight from the product; -1: none
   bool folded = false;         // a Merge that a fold computes

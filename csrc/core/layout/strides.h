@@ -1,4 +1,4 @@
-// How far the rows of a panel lie apart.
+// How far the rows of a buffer lie apart.
 #pragma once
 
 #include <cstddef>
@@ -7,9 +7,9 @@ namespace fusedsplit {
 
 inline ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t unit) { return (n + unit - 1) / unit * unit; }
 
-// The stride of a panel: an odd number of cache lines, so that a column of it spreads over all sets, unless
+// The stride of a buffer: an odd number of cache lines, so that a column of it spreads over all sets, unless
 // a tile reads it whole.
-inline ptrdiff_t panel_ld(ptrdiff_t width, ptrdiff_t unit) {
+inline ptrdiff_t buffer_ld(ptrdiff_t width, ptrdiff_t unit) {
   const ptrdiff_t ld = round_up(width, unit);
   return width <= 3 * unit || ld / unit % 2 ? ld : ld + unit;
 }

@@ -154,7 +154,7 @@ void gemm(const Gemm<T>& g) {
 template <class T>
 void gemm_tn_narrow(const Gemm<T>& g) {
   constexpr ptrdiff_t kWide = kLanes<T>;
-  T block[8 * 3 * kWide];
+  T transposed[8 * 3 * kWide];
   for (ptrdiff_t row = 0; row < g.m;) {
     const ptrdiff_t vectors = min_of(3, ceil_div(g.m - row, kWide)), padded = vectors * kWide;
     Gemm<T> t;
@@ -166,12 +166,12 @@ void gemm_tn_narrow(const Gemm<T>& g) {
     t.lda = g.ldb;
     t.b = g.a + row;
     t.ldb = g.lda;
-    t.c = block;
+    t.c = transposed;
     t.ldc = padded;
     panel<T, true>(t, 0, vectors);
     for (ptrdiff_t i = 0; i < t.n; ++i) {
       T* c = g.c + (row + i) * g.ldc;
-      for (ptrdiff_t j = 0; j < g.n; ++j) c[j] = (g.add ? c[j] : T(0)) + block[j * padded + i];
+      for (ptrdiff_t j = 0; j < g.n; ++j) c[j] = (g.add ? c[j] : T(0)) + transposed[j * padded + i];
     }
     row += t.n;
   }
