@@ -13,8 +13,8 @@ constexpr ptrdiff_t kReduceSize = 1 << 15;
 
 // What one task of the second pass computes of a kernel's gradient: it stays in a level-2 cache, and so do the
 // columns of A and of dZ that a block brings.
-constexpr ptrdiff_t kLaterRows = 128;
-constexpr ptrdiff_t kLaterColumns = 512;
+constexpr ptrdiff_t kSecondPassRows = 128;
+constexpr ptrdiff_t kSecondPassColumns = 512;
 
 bool wants_source(const Node& node, const std::vector<char>& wanted) {
   return node.step.kind == StepKind::kDense && wanted[static_cast<size_t>(node.step.sources[0].range.value)];
@@ -22,7 +22,7 @@ bool wants_source(const Node& node, const std::vector<char>& wanted) {
 
 // A block of every shard at a time, each followed by the second pass over these blocks; `backs` is by shard.
 template <class T, class RunBlock>
-void run_rounds(Workers* workers, const Blocks& blocks, const std::vector<LaterPiece>& pieces,
+void run_rounds(Workers* workers, const Blocks& blocks, const std::vector<SecondPassTask>& tasks,
                 const std::vector<BlockGradients<T>>& backs, const RunBlock& run_block) {
   ptrdiff_t rounds = 0;
   for (ptrdiff_t shard = 0; shard < blocks.shards; ++shard)
@@ -37,8 +37,8 @@ void run_rounds(Workers* workers, const Blocks& blocks, const std::vector<LaterP
         round.push_back(back);
         round.back().first = b == 0 && round.size() == 1;
       }
-    workers->run(static_cast<ptrdiff_t>(pieces.size()),
-                 [&](ptrdiff_t i, int) { run_later(round, pieces[static_cast<size_t>(i)]); });
+    workers->run(static_cast<ptrdiff_t>(tasks.size()),
+                 [&](ptrdiff_t i, int) { run_second_pass(round, tasks[static_cast<size_t>(i)]); });
   }
 }
 
@@ -64,7 +64,7 @@ size_t Executor<T>::workspace_bytes(ptrdiff_t rows) const {
   carver.take<T>(layout_.packed_size);
   const ptrdiff_t shards = Blocks(layout_, rows).shards;
   carver.take<T>(layout_.shard_size * (shards - 1));
-  carver.take<T>(layout_.later_width * layout_.kept_rows * shards);
+  carver.take<T>(layout_.second_pass_width * layout_.kept_rows * shards);
   return carver.used();
 }
 
@@ -110,15 +110,15 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   T* transposed = workspace.take<T>(layout_.packed_size);
   grads.transposed = transposed;
   grads.shards = workspace.take<T>(layout_.shard_size * (blocks.shards - 1));
-  grads.left = workspace.take<T>(layout_.later_width * layout_.kept_rows * blocks.shards);
+  grads.second_pass_dz = workspace.take<T>(layout_.second_pass_width * layout_.kept_rows * blocks.shards);
   workers->run(static_cast<ptrdiff_t>(layout_.nodes.size()), [&](ptrdiff_t i, int) {
     const Node& node = layout_.nodes[static_cast<size_t>(i)];
     if (wants_source(node, grads.wanted))
       pack_node(*call->kernels, layout_, node, args.params, true, transposed);
   });
 
-  const std::vector<LaterPiece> pieces = later_pieces(grads);
-  const bool second = !pieces.empty();
+  const std::vector<SecondPassTask> tasks = second_pass_tasks(grads);
+  const bool second = !tasks.empty();
   // Values that are computed again, where the second pass still finds them.
   const bool keeps_all = recomputes && second;
   const ptrdiff_t kept = layout_.kept_width * layout_.kept_rows;
@@ -143,7 +143,8 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
     }
     BlockGradients<T>& back = backs[static_cast<size_t>(shard)];
     back = {&block, &grads, buffers, shard, b == 0, false, nullptr};
-    if (second) back.left = grads.left + layout_.later_width * layout_.kept_rows * shard;
+    if (second)
+      back.second_pass_dz = grads.second_pass_dz + layout_.second_pass_width * layout_.kept_rows * shard;
     begin_gradients(back);
     for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
   };
@@ -153,7 +154,7 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
       for (ptrdiff_t b = 0; b < blocks.shard_blocks(shard); ++b) run_block(shard, b, worker);
     });
   } else {
-    run_rounds(workers, blocks, pieces, backs, [&](ptrdiff_t shard, ptrdiff_t b, int worker) {
+    run_rounds(workers, blocks, tasks, backs, [&](ptrdiff_t shard, ptrdiff_t b, int worker) {
       if (b == 0) zero_params(grads, shard, false);
       run_block(shard, b, worker);
     });
@@ -163,20 +164,20 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
 
 // The tasks of the second pass, for the gradients that are wanted.
 template <class T>
-std::vector<LaterPiece> Executor<T>::later_pieces(const Gradients<T>& grads) const {
-  std::vector<LaterPiece> pieces;
-  for (const Later& later : layout_.later) {
-    const Step& step = layout_.nodes[later.node].step;
+std::vector<SecondPassTask> Executor<T>::second_pass_tasks(const Gradients<T>& grads) const {
+  std::vector<SecondPassTask> tasks;
+  for (const SecondPassNode& waiting : layout_.second_pass) {
+    const Step& step = layout_.nodes[waiting.node].step;
     const ptrdiff_t rows = step.sources[0].range.width(), columns = step.dst.width();
     if (!grads.wants_param(step.kernel)) continue;
     // Near-equal parts of whole vectors, so that none is narrow.
-    const ptrdiff_t parts = (columns + kLaterColumns - 1) / kLaterColumns;
+    const ptrdiff_t parts = (columns + kSecondPassColumns - 1) / kSecondPassColumns;
     const auto cut = [&](ptrdiff_t p) { return p < parts ? columns * p / parts / kPad * kPad : columns; };
-    for (ptrdiff_t r = 0; r < rows; r += kLaterRows)
+    for (ptrdiff_t r = 0; r < rows; r += kSecondPassRows)
       for (ptrdiff_t p = 0; p < parts; ++p)
-        pieces.push_back({&later, {r, std::min(r + kLaterRows, rows)}, {cut(p), cut(p + 1)}});
+        tasks.push_back({&waiting, {r, std::min(r + kSecondPassRows, rows)}, {cut(p), cut(p + 1)}});
   }
-  return pieces;
+  return tasks;
 }
 
 // One block of all rows: workers share the chains of a stage, from the last stage on, and then the rows of
@@ -248,21 +249,21 @@ void Executor<T>::recompute(Call* call, const Block<T>& shared) const {
 template <class T>
 void Executor<T>::reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t shards) const {
   if (shards < 2) return;
-  struct Piece {
+  struct Task {
     int param;
     ptrdiff_t begin, size;
   };
-  std::vector<Piece> pieces;
+  std::vector<Task> tasks;
   for (size_t p = 0; p < plan_.params.size(); ++p)
-    if (grads.wants_param(static_cast<int>(p)) && !layout_.params[p].later)
+    if (grads.wants_param(static_cast<int>(p)) && !layout_.params[p].second_pass)
       for (ptrdiff_t at = 0; at < plan_.params[p].size(); at += kReduceSize)
-        pieces.push_back({static_cast<int>(p), at, std::min(kReduceSize, plan_.params[p].size() - at)});
+        tasks.push_back({static_cast<int>(p), at, std::min(kReduceSize, plan_.params[p].size() - at)});
   const Kernels<T>& kernels = active_kernels<T>();
-  workers->run(static_cast<ptrdiff_t>(pieces.size()), [&](ptrdiff_t i, int) {
-    const Piece& piece = pieces[static_cast<size_t>(i)];
-    T* sum = grads.param(layout_, piece.param, 0) + piece.begin;
+  workers->run(static_cast<ptrdiff_t>(tasks.size()), [&](ptrdiff_t i, int) {
+    const Task& task = tasks[static_cast<size_t>(i)];
+    T* sum = grads.param(layout_, task.param, 0) + task.begin;
     for (ptrdiff_t shard = 1; shard < shards; ++shard)
-      kernels.copy(1, piece.size, grads.param(layout_, piece.param, shard) + piece.begin, 0, sum, 0, true);
+      kernels.copy(1, task.size, grads.param(layout_, task.param, shard) + task.begin, 0, sum, 0, true);
   });
 }
 

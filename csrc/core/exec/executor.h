@@ -29,7 +29,7 @@ class Executor {
   void forward_chains(Call* call, const ForwardArgs<T>& args) const;
   void backward_blocks(Call* call, const BackwardArgs<T>& args) const;
   void backward_chains(Call* call, const BackwardArgs<T>& args) const;
-  std::vector<LaterPiece> later_pieces(const Gradients<T>& grads) const;
+  std::vector<SecondPassTask> second_pass_tasks(const Gradients<T>& grads) const;
   void recompute(Call* call, const Block<T>& block) const;
   void zero_params(const Gradients<T>& grads, ptrdiff_t shard, bool all) const;
   void reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t shards) const;

@@ -123,11 +123,11 @@ void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Row
 
 // For the second pass.
 template <class T>
-void leave(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz) {
+void keep_for_second_pass(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz) {
   const Block<T>& block = *grads.block;
-  const Later& later = block.layout->later[static_cast<size_t>(node.later)];
+  const SecondPassNode& waiting = block.layout->second_pass[static_cast<size_t>(node.second_pass)];
   block.kernels->copy(block.rows, node.step.dst.width(), dz.data, dz.ld,
-                      grads.left + later.offset * block.rows, later.ld, false);
+                      grads.second_pass_dz + waiting.offset * block.rows, waiting.ld, false);
 }
 
 // Of the gradient of a masked source only the live columns count.
@@ -176,10 +176,11 @@ template <class T>
 void dense_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) {
   const Step& step = node.step;
   const Rows<T> dz = step_gradient(grads, node);
-  const bool wants_kernel = grads.all->wants_param(step.kernel), leaves = node.later >= 0 && grads.left;
+  const bool wants_kernel = grads.all->wants_param(step.kernel),
+             waits = node.second_pass >= 0 && grads.second_pass_dz;
   if (wants_kernel || grads.all->wants_param(step.bias))
-    kernel_gradient(grads, node, dz, leaves || !wants_kernel);
-  if (wants_kernel && leaves) leave(grads, node, dz);
+    kernel_gradient(grads, node, dz, waits || !wants_kernel);
+  if (wants_kernel && waits) keep_for_second_pass(grads, node, dz);
   if (grads.all->wanted[static_cast<size_t>(step.sources[0].range.value)] && !(defer && node.defers))
     source_gradient(grads, node, dz, 0, grads.block->rows);
 }
@@ -290,11 +291,11 @@ void run_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) 
 }
 
 template <class T>
-void run_later(const std::vector<BlockGradients<T>>& blocks, const LaterPiece& piece) {
-  const auto& [later, rows, columns] = piece;
+void run_second_pass(const std::vector<BlockGradients<T>>& blocks, const SecondPassTask& task) {
+  const auto& [waiting, rows, columns] = task;
   for (const BlockGradients<T>& grads : blocks) {
     const Block<T>& block = *grads.block;
-    const Node& node = block.layout->nodes[later->node];
+    const Node& node = block.layout->nodes[waiting->node];
     const Rows<T> a = block.value(node.step.sources[0].range);
     Gemm<T> g;
     g.m = rows.end - rows.begin;
@@ -303,8 +304,8 @@ void run_later(const std::vector<BlockGradients<T>>& blocks, const LaterPiece& p
     g.k = g.k_end = block.rows;
     g.a = a.data + rows.begin;
     g.lda = a.ld;
-    g.b = grads.left + later->offset * block.rows + columns.begin;
-    g.ldb = later->ld;
+    g.b = grads.second_pass_dz + waiting->offset * block.rows + columns.begin;
+    g.ldb = waiting->ld;
     g.ldc = block.layout->params[static_cast<size_t>(node.step.kernel)].cols;
     g.c = grads.all->args->param_grads[node.step.kernel] + rows.begin * g.ldc + node.column + columns.begin;
     g.add = !grads.first;
@@ -318,12 +319,12 @@ void run_deferred(const BlockGradients<T>& grads, const Node& node, ptrdiff_t be
   source_gradient(grads, node, grads.value(node.step.dst), begin, end);
 }
 
-#define FUSEDSPLIT_FOR_TYPE(T)                                                          \
-  template struct Gradients<T>;                                                         \
-  template struct BlockGradients<T>;                                                    \
-  template void begin_gradients<T>(const BlockGradients<T>&);                           \
-  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);           \
-  template void run_later<T>(const std::vector<BlockGradients<T>>&, const LaterPiece&); \
+#define FUSEDSPLIT_FOR_TYPE(T)                                                                    \
+  template struct Gradients<T>;                                                                   \
+  template struct BlockGradients<T>;                                                              \
+  template void begin_gradients<T>(const BlockGradients<T>&);                                     \
+  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);                     \
+  template void run_second_pass<T>(const std::vector<BlockGradients<T>>&, const SecondPassTask&); \
   template void run_deferred<T>(const BlockGradients<T>&, const Node&, ptrdiff_t, ptrdiff_t);
 FUSEDSPLIT_FOR_TYPE(float)
 FUSEDSPLIT_FOR_TYPE(double)

@@ -11,7 +11,7 @@ struct Gradients {
   const BackwardArgs<T>* args = nullptr;
   std::vector<char> wanted;       // by value: whether its gradient is needed
   const T* transposed = nullptr;  // kernels packed for input gradients
-  T* left = nullptr;              // dZ for the second pass, of a block of each shard
+  T* second_pass_dz = nullptr;    // dZ for the second pass, of a block of each shard
   T* shards = nullptr;            // weight gradients of all shards but the first, which is the result
 
   Gradients(const Layout& layout, const BackwardArgs<T>& call);
@@ -26,9 +26,9 @@ struct BlockGradients {
   const Gradients<T>* all = nullptr;
   T* buffers = nullptr;
   ptrdiff_t shard = 0;
-  bool first = false;        // of its shard: sets what later blocks add to
-  bool own_buffers = false;  // no two gradients share a buffer
-  T* left = nullptr;         // where to leave dZ for the second pass; null: there is none
+  bool first = false;           // of its shard: sets what further blocks add to
+  bool own_buffers = false;     // no two gradients share a buffer
+  T* second_pass_dz = nullptr;  // where dZ is kept for the second pass; null: there is none
 
   Rows<T> value(const Range& range) const;
   T* param(int index, ptrdiff_t column) const;
@@ -40,7 +40,7 @@ template <class T>
 void begin_gradients(const BlockGradients<T>& grads);
 
 // Runs a node's derivative: last node first. With `defer`, a gradient of its source that other chains add to
-// as well is left for run_deferred.
+// as well is deferred to run_deferred.
 template <class T>
 void run_gradient(const BlockGradients<T>& grads, const Node& node, bool defer);
 
@@ -50,16 +50,16 @@ struct Span {
 };
 
 // What one task of the second pass computes: these rows and columns of the gradient of a node's kernel.
-struct LaterPiece {
-  const Later* later = nullptr;
+struct SecondPassTask {
+  const SecondPassNode* waiting = nullptr;
   Span rows, columns;
 };
 
-// Sums a piece over blocks, in their order.
+// Sums a task's gradient over blocks, in their order.
 template <class T>
-void run_later(const std::vector<BlockGradients<T>>& blocks, const LaterPiece& piece);
+void run_second_pass(const std::vector<BlockGradients<T>>& blocks, const SecondPassTask& task);
 
-// What was left, for rows [begin, end) of the block.
+// What was deferred, for rows [begin, end) of the block.
 template <class T>
 void run_deferred(const BlockGradients<T>& grads, const Node& node, ptrdiff_t begin, ptrdiff_t end);
 

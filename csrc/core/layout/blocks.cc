@@ -46,7 +46,7 @@ Layout size_blocks(Layout layout, size_t bytes) {
       1, std::min(layout.kept_rows, most / std::max<ptrdiff_t>(layout.kept_width + layout.grad_width, 1)));
   const ptrdiff_t shard =
       layout.shard_size +
-      (layout.later.empty() ? 0 : (layout.later_width + layout.kept_width) * layout.kept_rows);
+      (layout.second_pass.empty() ? 0 : (layout.second_pass_width + layout.kept_width) * layout.kept_rows);
   const ptrdiff_t shard_bytes = std::max<ptrdiff_t>(1, shard * static_cast<ptrdiff_t>(bytes));
   layout.most_shards = kMostShards;
   while (layout.most_shards > 2 && layout.most_shards * shard_bytes > kMostShardBytes)

@@ -4,7 +4,7 @@
 namespace fusedsplit {
 namespace {
 
-// Within one stage: the gradients that several chains add to. What a chain has left for later cannot be used
+// Within one stage: the gradients that several chains add to. What a chain has deferred cannot be used
 // by its own earlier nodes, so a value that the stage itself writes must not be one of these.
 void find_deferred(size_t begin, size_t end, Layout* layout) {
   constexpr int kNobody = -1, kSeveral = -2;

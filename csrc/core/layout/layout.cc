@@ -19,7 +19,7 @@ Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
   layout = find_joins(std::move(layout), unit);
   layout = find_folds(std::move(layout));
   layout = place_params(std::move(layout), plan);
-  layout = find_later(std::move(layout), unit);
+  layout = find_second_pass(std::move(layout), unit);
   layout = order_gradients(std::move(layout));
   layout = find_entries(std::move(layout));
   layout = find_masks(std::move(layout));

@@ -31,14 +31,14 @@ struct Place {
 struct ParamPlace {
   ptrdiff_t cols = 0;
   ptrdiff_t offset = 0;
-  bool zeroed = false;  // starts as zeros, because several steps share it or leave some of it alone
-  bool shared = false;  // by several steps
-  bool later = false;   // in no shard: the second pass computes it
+  bool zeroed = false;       // starts as zeros, because several steps share it or leave some of it alone
+  bool shared = false;       // by several steps
+  bool second_pass = false;  // in no shard: the second pass computes it
 };
 
-// A node whose kernel is so large that its gradient is left for a second pass: by then dZ of a block of each shard
+// A node whose kernel is so large that its gradient waits for the second pass: by then dZ of a block of each shard
 // lies in memory, and threads share the gradient's rows and columns instead of the batch.
-struct Later {
+struct SecondPassNode {
   size_t node = 0;
   ptrdiff_t offset = 0;  // of its dZ, `offset * rows` elements into the block's
   ptrdiff_t ld = 0;
@@ -84,29 +84,29 @@ struct Layout {
   std::vector<Entry> entries;
   std::vector<Join> joins;
   std::vector<Fold> folds;
-  std::vector<Later> later;
+  std::vector<SecondPassNode> second_pass;
   std::vector<std::vector<Chain>> stages;
-  bool parallel_gradients = true;  // the chains of a stage may run backward at the same time
-  ptrdiff_t kept_width = 0;        // elements per row of all that is kept for backward
-  ptrdiff_t brief_width = 0;       // the same of the hidden values at inference
-  ptrdiff_t grad_width = 0;        // the same of gradients
-  ptrdiff_t own_grad_width = 0;    // the same where each has its own buffer
-  ptrdiff_t masked_width = 0;      // the widest source that is masked by a point
-  ptrdiff_t param_size = 0;        // elements of all params
-  ptrdiff_t shard_size = 0;        // elements of one shard of weight gradients
-  ptrdiff_t later_width = 0;       // elements per row of what is kept for the second pass
-  ptrdiff_t packed_size = 0;       // elements of all packed kernels
-  ptrdiff_t joined_size = 0;       // elements of all joined operands
-  ptrdiff_t joined_width = 0;      // columns of the widest join, padded
-  ptrdiff_t join_kernel = 0;       // elements of the largest join's kernels before they are packed
-  ptrdiff_t max_sources = 0;       // of a Merge or Mix
-  ptrdiff_t max_suffix = 0;        // elements of scratch for the derivative of a product of several
-  ptrdiff_t max_merge = 0;         // the widest Merge
-  ptrdiff_t narrow_size = 0;       // elements of the largest packed kernel of few columns
-  ptrdiff_t brief_rows = 0;        // rows of a block at inference, at most
-  ptrdiff_t most_shards = 0;       // of weight gradients
-  ptrdiff_t kept_rows = 0;         // rows of a block in training, at most
-  double flops = 0;                // of the products, per row
+  bool parallel_gradients = true;   // the chains of a stage may run backward at the same time
+  ptrdiff_t kept_width = 0;         // elements per row of all that is kept for backward
+  ptrdiff_t brief_width = 0;        // the same of the hidden values at inference
+  ptrdiff_t grad_width = 0;         // the same of gradients
+  ptrdiff_t own_grad_width = 0;     // the same where each has its own buffer
+  ptrdiff_t masked_width = 0;       // the widest source that is masked by a point
+  ptrdiff_t param_size = 0;         // elements of all params
+  ptrdiff_t shard_size = 0;         // elements of one shard of weight gradients
+  ptrdiff_t second_pass_width = 0;  // elements per row of what is kept for the second pass
+  ptrdiff_t packed_size = 0;        // elements of all packed kernels
+  ptrdiff_t joined_size = 0;        // elements of all joined operands
+  ptrdiff_t joined_width = 0;       // columns of the widest join, padded
+  ptrdiff_t join_kernel = 0;        // elements of the largest join's kernels before they are packed
+  ptrdiff_t max_sources = 0;        // of a Merge or Mix
+  ptrdiff_t max_suffix = 0;         // elements of scratch for the derivative of a product of several
+  ptrdiff_t max_merge = 0;          // the widest Merge
+  ptrdiff_t narrow_size = 0;        // elements of the largest packed kernel of few columns
+  ptrdiff_t brief_rows = 0;         // rows of a block at inference, at most
+  ptrdiff_t most_shards = 0;        // of weight gradients
+  ptrdiff_t kept_rows = 0;          // rows of a block in training, at most
+  double flops = 0;                 // of the products, per row
 };
 
 // `bytes` is the size of an element; `most` is for slice_plan.

@@ -6,11 +6,11 @@
 namespace fusedsplit {
 namespace {
 
-// Elements of a kernel from which its gradient is left for the second pass, where all params have so many that
+// Elements of a kernel from which its gradient waits for the second pass, where all params have so many that
 // shards of them would not stay in cache: 13 % of 16 + 4 x 1 MiB of kernels; 4 + 4 MiB gain 1 % at 4096 rows and lose
 // 4 % at 512, 2 + 0.5 MiB lose up to 9 %.
-constexpr ptrdiff_t kLaterSize = ptrdiff_t{1} << 18;
-constexpr ptrdiff_t kLaterTotal = ptrdiff_t{3} << 20;
+constexpr ptrdiff_t kSecondPassSize = ptrdiff_t{1} << 18;
+constexpr ptrdiff_t kSecondPassTotal = ptrdiff_t{3} << 20;
 
 }  // namespace
 
@@ -41,23 +41,24 @@ Layout place_params(Layout layout, const Plan& plan) {
   for (size_t i = 0; i < plan.params.size(); ++i) {
     ParamPlace& place = layout.params[i];
     if (covered[i] < place.cols) place.zeroed = true;
-    place.later = layout.param_size >= kLaterTotal && plan.params[i].rank == 2 &&
-                  plan.params[i].size() >= kLaterSize && !place.zeroed;
-    if (place.later) continue;
+    place.second_pass = layout.param_size >= kSecondPassTotal && plan.params[i].rank == 2 &&
+                        plan.params[i].size() >= kSecondPassSize && !place.zeroed;
+    if (place.second_pass) continue;
     place.offset = layout.shard_size;
     layout.shard_size += round_up(plan.params[i].size(), kPad);
   }
   return layout;
 }
 
-Layout find_later(Layout layout, ptrdiff_t unit) {
+Layout find_second_pass(Layout layout, ptrdiff_t unit) {
   for (size_t n = 0; n < layout.nodes.size(); ++n) {
     Node& node = layout.nodes[n];
     const Step& step = node.step;
-    if (step.kind != StepKind::kDense || !layout.params[static_cast<size_t>(step.kernel)].later) continue;
-    node.later = static_cast<int>(layout.later.size());
-    layout.later.push_back({n, layout.later_width, buffer_ld(step.dst.width(), unit)});
-    layout.later_width += layout.later.back().ld;
+    if (step.kind != StepKind::kDense || !layout.params[static_cast<size_t>(step.kernel)].second_pass)
+      continue;
+    node.second_pass = static_cast<int>(layout.second_pass.size());
+    layout.second_pass.push_back({n, layout.second_pass_width, buffer_ld(step.dst.width(), unit)});
+    layout.second_pass_width += layout.second_pass.back().ld;
   }
   return layout;
 }

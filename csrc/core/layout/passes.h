@@ -12,9 +12,9 @@ Layout place_nodes(Layout layout, ptrdiff_t unit);
 // What is computed together.
 Layout find_joins(Layout layout, ptrdiff_t unit);
 Layout find_folds(Layout layout);
-// Gradients of params: in shards, or left for the second pass.
+// Gradients of params: in shards, or of the second pass.
 Layout place_params(Layout layout, const Plan& plan);
-Layout find_later(Layout layout, ptrdiff_t unit);
+Layout find_second_pass(Layout layout, ptrdiff_t unit);
 // Gradients of values: who sets and who adds, and where derivatives of activations are applied.
 Layout order_gradients(Layout layout);
 Layout find_entries(Layout layout);

@@ -28,7 +28,7 @@ struct Node {
   bool masks = false;          // it applies relu's derivative to the gradient of its source
   int stage = 0;               // nodes of one stage and different chains may run at the same time
   int chain = 0;               // within its stage
-  int later = -1;              // its place among the products of the second pass; -1: none
+  int second_pass = -1;        // its place among the products of the second pass; -1: none
   bool defers = false;         // other chains of its stage add to the gradient of its source as well
 };
 

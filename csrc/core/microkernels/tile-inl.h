@@ -29,7 +29,7 @@ struct TileArgs {
   bool relu;
   const T* mask;
   ptrdiff_t ldmask;
-  const FoldRows<T>* fold;  // null: none, or later
+  const FoldRows<T>* fold;  // null: none, or not by tiles
   const T* with;            // where this tile finds and puts what the fold is about
   T* y;
 };
