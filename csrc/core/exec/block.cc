@@ -17,16 +17,16 @@ template <class T>
 Rows<const T> dense_source(const Block<T>& block, const Step& step) {
   const Rows<T> source = block.value(step.sources[0].range);
   if (!live_by_row(block, step)) return {source.data, source.ld};
-  const ptrdiff_t ld = block.layout->masked_width, width = step.sources[0].range.width();
+  const ptrdiff_t ld = block.layout->live_width, width = step.sources[0].range.width();
   for (ptrdiff_t i = 0; i < block.rows; ++i) {
     const LiveColumns live = live_columns(block, step, i);
-    T* to = block.temporaries.masked + i * ld;
+    T* to = block.temporaries.live_source + i * ld;
     std::fill(to, to + live.begin, T(0));
     std::copy(source.data + i * source.ld + live.begin, source.data + i * source.ld + live.end,
               to + live.begin);
     std::fill(to + live.end, to + width, T(0));
   }
-  return {block.temporaries.masked, ld};
+  return {block.temporaries.live_source, ld};
 }
 
 namespace {

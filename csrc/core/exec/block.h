@@ -27,8 +27,8 @@ class Carver {
 // What one worker needs beside a block's values.
 template <class T>
 struct Temporaries {
-  T* masked = nullptr;                // a source masked by a point
-  T* unmasked = nullptr;              // its gradient before masking
+  T* live_source = nullptr;           // a source of which the columns that a point rules out are zeros
+  T* whole_gradient = nullptr;        // its gradient, before only the live columns count
   MergeSource<T>* sources = nullptr;  // of one Merge or Mix
   T* suffix = nullptr;
   T* sums = nullptr;    // over the rows of a block, for a gain or shift
@@ -37,8 +37,8 @@ struct Temporaries {
 
   Temporaries() = default;
   Temporaries(const Layout& layout, ptrdiff_t rows, Carver* carver) {
-    masked = carver->take<T>(layout.masked_width * rows);
-    unmasked = carver->take<T>(layout.masked_width * rows);
+    live_source = carver->take<T>(layout.live_width * rows);
+    whole_gradient = carver->take<T>(layout.live_width * rows);
     sources = carver->take<MergeSource<T>>(layout.max_sources);
     suffix = carver->take<T>(layout.max_suffix);
     sums = carver->take<T>(layout.max_merge);
@@ -103,7 +103,7 @@ bool live_by_row(const Block<T>& block, const Step& step) {
   return step.point >= 0 && block.tensors->points[step.point].per_row;
 }
 
-// The source of a Dense as its product reads it: masked in the block's temporaries if it must be.
+// The source of a Dense as its product reads it: with a point of each row, as live columns and zeros in the block's temporaries.
 template <class T>
 Rows<const T> dense_source(const Block<T>& block, const Step& step);
 

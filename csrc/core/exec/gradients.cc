@@ -130,16 +130,16 @@ void keep_for_second_pass(const BlockGradients<T>& grads, const Node& node, cons
                       grads.second_pass_dz + waiting.offset * block.rows, waiting.ld, false);
 }
 
-// Of the gradient of a masked source only the live columns count.
+// Of the gradient of a source with a point only the live columns count.
 template <class T>
-void unmask(const BlockGradients<T>& grads, const Node& node) {
+void live_gradient(const BlockGradients<T>& grads, const Node& node) {
   const Block<T>& block = *grads.block;
   const Step& step = node.step;
   const Rows<T> to = grads.value(step.sources[0].range);
-  const ptrdiff_t ld = block.layout->masked_width, width = step.sources[0].range.width();
+  const ptrdiff_t ld = block.layout->live_width, width = step.sources[0].range.width();
   for (ptrdiff_t i = 0; i < block.rows; ++i) {
     const LiveColumns live = live_columns(block, step, i);
-    const T* from = block.temporaries.unmasked + i * ld;
+    const T* from = block.temporaries.whole_gradient + i * ld;
     T* row = to.data + i * to.ld;
     if (!node.grad_add[0]) std::fill(row, row + width, T(0));
     for (ptrdiff_t j = live.begin; j < live.end; ++j) row[j] += from[j];
@@ -160,8 +160,8 @@ void source_gradient(const BlockGradients<T>& grads, const Node& node, const Row
   g.lda = dz.ld;
   g.b = grads.all->transposed + node.packed;
   g.packed = true;
-  g.c = step.point >= 0 ? block.temporaries.unmasked : to.data + begin * to.ld;
-  g.ldc = step.point >= 0 ? block.layout->masked_width : to.ld;
+  g.c = step.point >= 0 ? block.temporaries.whole_gradient : to.data + begin * to.ld;
+  g.ldc = step.point >= 0 ? block.layout->live_width : to.ld;
   g.add = step.point < 0 && node.grad_add[0];
   if (node.masks) {
     const Rows<T> y = block.value(step.sources[0].range);
@@ -169,7 +169,7 @@ void source_gradient(const BlockGradients<T>& grads, const Node& node, const Row
     g.ldmask = y.ld;
   }
   block.kernels->gemm(g);
-  if (step.point >= 0) unmask(grads, node);
+  if (step.point >= 0) live_gradient(grads, node);
 }
 
 template <class T>

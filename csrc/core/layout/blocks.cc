@@ -35,7 +35,7 @@ Layout size_blocks(Layout layout, size_t bytes) {
   // Whole tiles of 12 rows.
   layout.brief_rows = std::max<ptrdiff_t>(fit(layout.brief_width + outside, 48) / 12 * 12, 12);
   const ptrdiff_t buffers =
-      layout.kept_width + layout.grad_width + 2 * layout.masked_width + layout.joined_width;
+      layout.kept_width + layout.grad_width + 2 * layout.live_width + layout.joined_width;
   const ptrdiff_t rows = kMostBufferBytes / static_cast<ptrdiff_t>(bytes) / std::max<ptrdiff_t>(buffers, 1);
   layout.kept_rows = std::clamp(rows / 16 * 16, kLeastRows, kMostRows);
   // Absurdly wide plans: bounded scratch matters more than speed.

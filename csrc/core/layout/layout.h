@@ -91,7 +91,7 @@ struct Layout {
   ptrdiff_t brief_width = 0;        // the same of the hidden values at inference
   ptrdiff_t grad_width = 0;         // the same of gradients
   ptrdiff_t own_grad_width = 0;     // the same where each has its own buffer
-  ptrdiff_t masked_width = 0;       // the widest source that is masked by a point
+  ptrdiff_t live_width = 0;         // the widest source of which a point says the live columns
   ptrdiff_t param_size = 0;         // elements of all params
   ptrdiff_t shard_size = 0;         // elements of one shard of weight gradients
   ptrdiff_t second_pass_width = 0;  // elements per row of what is kept for the second pass

@@ -47,7 +47,7 @@ Layout place_nodes(Layout layout, ptrdiff_t unit) {
       // Enough for the kernel as forward reads it and for its transpose.
       layout.packed_size += std::max(k * round_up(n, kPad), n * round_up(k, kPad));
       if (n <= kDotMaxColumns) layout.narrow_size = std::max(layout.narrow_size, k * kPad);
-      if (step.point >= 0) layout.masked_width = std::max(layout.masked_width, buffer_ld(k, unit));
+      if (step.point >= 0) layout.live_width = std::max(layout.live_width, buffer_ld(k, unit));
       layout.flops += 2.0 * static_cast<double>(k) * static_cast<double>(n);
     } else {
       layout.max_sources = std::max(layout.max_sources, count);
