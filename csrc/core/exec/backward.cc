@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/exec/constants.h"
 #include "core/exec/executor.h"
 #include "core/layout/blocks.h"
 #include "core/microkernels/isa.h"
@@ -7,14 +8,6 @@
 
 namespace fusedsplit {
 namespace {
-
-// Elements of a param's gradient that are reduced as one task.
-constexpr ptrdiff_t kReduceSize = 1 << 15;
-
-// What one task of the second pass computes of a kernel's gradient: it stays in a level-2 cache, and so do the
-// columns of A and of dZ that a block brings.
-constexpr ptrdiff_t kSecondPassRows = 128;
-constexpr ptrdiff_t kSecondPassColumns = 512;
 
 bool wants_source(const Node& node, const std::vector<char>& wanted) {
   return node.step.kind == StepKind::kDense && wanted[static_cast<size_t>(node.step.sources[0].range.value)];

@@ -103,7 +103,8 @@ bool live_by_row(const Block<T>& block, const Step& step) {
   return step.point >= 0 && block.tensors->points[step.point].per_row;
 }
 
-// The source of a Dense as its product reads it: with a point of each row, as live columns and zeros in the block's temporaries.
+// The source of a Dense as its product reads it: with a point of each row, live columns
+// and zeros in the block's temporaries.
 template <class T>
 Rows<const T> dense_source(const Block<T>& block, const Step& step);
 

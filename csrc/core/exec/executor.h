@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/exec/block.h"
+#include "core/exec/constants.h"
 #include "core/exec/gradients.h"
 #include "core/layout/layout.h"
 #include "core/runtime/workers.h"
@@ -41,27 +42,14 @@ class Executor {
   Layout few_;  // for inference with few rows: Dense steps are cut into more chains
 };
 
-// Rows from which packing the kernels for the call pays: 2 to 5 % on wide and large from here on, while at 32
-// to 256 rows packing costs 2 to 20 %.
-constexpr ptrdiff_t kPackRows = 512;
-
-// Rows from which it pays to put the operands of joins side by side: these are small, and reads of the source
-// are saved as well.
-constexpr ptrdiff_t kJoinRows = 128;
-
-// Fewer rows than this for each worker are not worth cutting into blocks.
-constexpr ptrdiff_t kFewRows = 48;
-
-// Workers that are worth having: one more for each work_per_worker operations; below that sharing costs more
-// than it brings. A worker that has to be woken comes 20 us late, so only for work_to_wake in all. Not
-// constants only for tests, which run small plans.
+// Workers that are worth having. Not constants (kWorkPerWorker, kWorkToWake) only for tests, which run small plans.
 extern double work_per_worker;
 extern double work_to_wake;
 int useful_workers(double work);
 
-// What a call costs, in operations: with few rows, reading the weights takes longer than the products.
+// What a call costs, in operations.
 inline double work_of(const Layout& layout, ptrdiff_t rows) {
-  return layout.flops * static_cast<double>(rows) + 16.0 * static_cast<double>(layout.param_size);
+  return layout.flops * static_cast<double>(rows) + kWorkPerWeight * static_cast<double>(layout.param_size);
 }
 
 // The tensors of a call.

@@ -1,18 +1,12 @@
 #include <algorithm>
 
+#include "core/exec/constants.h"
 #include "core/exec/executor.h"
 #include "core/layout/blocks.h"
 #include "core/microkernels/isa.h"
 #include "core/runtime/scratch.h"
 
 namespace fusedsplit {
-namespace {
-
-// Columns to which a Dense is cut where few rows leave nothing else to share out.
-constexpr ptrdiff_t kFewColumns = 128;
-
-}  // namespace
-
 template <class T>
 Executor<T>::Executor(const Plan& plan)
     : plan_(plan),

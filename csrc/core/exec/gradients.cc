@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/exec/constants.h"
+
 namespace fusedsplit {
 
 template <class T>
@@ -41,10 +43,6 @@ T* BlockGradients<T>::param(int index, ptrdiff_t column) const {
 }
 
 namespace {
-
-// Rows of an output's gradient that are masked at a time, by all the steps that write the output: large
-// tensors are read by whole rows.
-constexpr ptrdiff_t kStrip = 8;
 
 template <class T>
 void zero_rows(const Rows<T>& rows, ptrdiff_t m, ptrdiff_t n) {
@@ -263,14 +261,14 @@ void begin_gradients(const BlockGradients<T>& grads) {
       block.kernels->copy(block.rows, place.width, dy.data, dy.ld, to.data, to.ld, false);
     }
   }
-  for (ptrdiff_t row = 0; row < block.rows; row += kStrip)
+  for (ptrdiff_t row = 0; row < block.rows; row += kMaskedRows)
     for (const Entry& entry : layout.entries) {
       const Place& place = layout.places[static_cast<size_t>(entry.range.value)];
       if (!grads.all->wanted[static_cast<size_t>(entry.range.value)]) continue;
       if (!grads.all->args->output_grads[place.index]) continue;
       const Rows<T> to = grads.value(entry.range);
       activation_rows<T>(block, layout.nodes[entry.node], entry.range, row,
-                         std::min(kStrip, block.rows - row),
+                         std::min(kMaskedRows, block.rows - row),
                          output_grad(grads, place, entry.range.start, row), {to.data + row * to.ld, to.ld});
     }
 }

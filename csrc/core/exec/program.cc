@@ -2,12 +2,13 @@
 
 #include <algorithm>
 
+#include "core/exec/constants.h"
 #include "core/exec/executor.h"
 
 namespace fusedsplit {
 
-double work_per_worker = 3e6;
-double work_to_wake = 2e7;
+double work_per_worker = kWorkPerWorker;
+double work_to_wake = kWorkToWake;
 
 int useful_workers(double work) { return static_cast<int>(std::min(1024.0, 1 + work / work_per_worker)); }
 

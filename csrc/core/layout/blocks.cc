@@ -2,44 +2,26 @@
 
 #include <algorithm>
 
+#include "core/layout/constants.h"
 #include "core/layout/passes.h"
-#include "core/microkernels/kernels.h"
 
 namespace fusedsplit {
-namespace {
-
-// Rows of a block in training: one chunk of K for the weight gradients; fewer where a worker's buffers would
-// take more than this, which costs large 2 % (each block reads and writes the kernel's gradient once more).
-constexpr ptrdiff_t kMostRows = kChunk;
-constexpr ptrdiff_t kLeastRows = 96;
-constexpr ptrdiff_t kMostBufferBytes = ptrdiff_t{960} << 10;
-// Rows from which there are two shards: both directions of every case take 0.67 to 0.77 of the time at 96 to 256
-// rows that chains side by side take, and 1.05 to 1.1 at 64 (two threads).
-constexpr ptrdiff_t kTwoShards = 80;
-// Weight gradients are summed in this many shards at most.
-constexpr ptrdiff_t kMostShards = 16;
-// What all shards together may take, though two or more are used whatever they take.
-constexpr ptrdiff_t kMostShardBytes = ptrdiff_t{16} << 20;
-
-}  // namespace
-
 Layout size_blocks(Layout layout, size_t bytes) {
   ptrdiff_t outside = 0;  // columns of the caller's tensors that are read; outputs only pass through
   for (const Place& place : layout.places)
     if (place.role != Role::kHidden && place.read) outside += place.width;
-  // A block's values are to stay in a level-2 cache of which this is about a third, its kernels taking more.
-  const ptrdiff_t budget = (ptrdiff_t{384} << 10) / static_cast<ptrdiff_t>(bytes);
+  const ptrdiff_t budget = kBriefBytes / static_cast<ptrdiff_t>(bytes);
   const auto fit = [&](ptrdiff_t width, ptrdiff_t least) {
     return std::min(kMostRows, std::max(least, budget / std::max<ptrdiff_t>(width, 1)));
   };
-  // Whole tiles of 12 rows.
-  layout.brief_rows = std::max<ptrdiff_t>(fit(layout.brief_width + outside, 48) / 12 * 12, 12);
+  layout.brief_rows = std::max<ptrdiff_t>(
+      fit(layout.brief_width + outside, kLeastBriefRows) / kBriefRowsUnit * kBriefRowsUnit, kBriefRowsUnit);
   const ptrdiff_t buffers =
       layout.kept_width + layout.grad_width + 2 * layout.live_width + layout.joined_width;
   const ptrdiff_t rows = kMostBufferBytes / static_cast<ptrdiff_t>(bytes) / std::max<ptrdiff_t>(buffers, 1);
-  layout.kept_rows = std::clamp(rows / 16 * 16, kLeastRows, kMostRows);
+  layout.kept_rows = std::clamp(rows / kKeptRowsUnit * kKeptRowsUnit, kLeastRows, kMostRows);
   // Absurdly wide plans: bounded scratch matters more than speed.
-  const ptrdiff_t most = (ptrdiff_t{64} << 20) / static_cast<ptrdiff_t>(bytes);
+  const ptrdiff_t most = kMostBlockBytes / static_cast<ptrdiff_t>(bytes);
   layout.brief_rows =
       std::max<ptrdiff_t>(1, std::min(layout.brief_rows, most / std::max<ptrdiff_t>(layout.brief_width, 1)));
   layout.kept_rows = std::max<ptrdiff_t>(

@@ -1,8 +1,8 @@
 // Merges that are computed by the products which write their sources.
 #include <algorithm>
 
+#include "core/layout/constants.h"
 #include "core/layout/passes.h"
-#include "core/microkernels/kernels.h"
 
 namespace fusedsplit {
 namespace {

@@ -3,15 +3,14 @@
 #include <map>
 #include <tuple>
 
+#include "core/layout/constants.h"
 #include "core/layout/passes.h"
 #include "core/layout/strides.h"
-#include "core/microkernels/kernels.h"
 
 namespace fusedsplit {
 
 Layout find_joins(Layout layout, ptrdiff_t unit) {
-  // Wider ones waste little of their last vector.
-  const ptrdiff_t widest = 2 * unit;
+  const ptrdiff_t widest = kJoinedVectors * unit;
   const auto vectors = [unit](ptrdiff_t n) { return (n + unit - 1) / unit; };
   std::map<std::tuple<int, ptrdiff_t, ptrdiff_t>, Join> by_source;
   for (size_t i = 0; i < layout.nodes.size(); ++i) {

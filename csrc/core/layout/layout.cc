@@ -2,16 +2,10 @@
 
 #include <utility>
 
+#include "core/layout/constants.h"
 #include "core/layout/passes.h"
 
 namespace fusedsplit {
-namespace {
-
-// Also the longest vector.
-constexpr ptrdiff_t kCacheLine = 64;
-
-}  // namespace
-
 Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
   const ptrdiff_t unit = kCacheLine / static_cast<ptrdiff_t>(bytes);
   Layout layout = place_values(slice_plan(plan, unit, most), unit);

@@ -1,19 +1,9 @@
 // Where the gradients of params are summed.
+#include "core/layout/constants.h"
 #include "core/layout/passes.h"
 #include "core/layout/strides.h"
-#include "core/microkernels/kernels.h"
 
 namespace fusedsplit {
-namespace {
-
-// Elements of a kernel from which its gradient waits for the second pass, where all params have so many that
-// shards of them would not stay in cache: 13 % of 16 + 4 x 1 MiB of kernels; 4 + 4 MiB gain 1 % at 4096 rows and lose
-// 4 % at 512, 2 + 0.5 MiB lose up to 9 %.
-constexpr ptrdiff_t kSecondPassSize = ptrdiff_t{1} << 18;
-constexpr ptrdiff_t kSecondPassTotal = ptrdiff_t{3} << 20;
-
-}  // namespace
-
 Layout place_params(Layout layout, const Plan& plan) {
   constexpr int kNobody = -1;
   std::vector<int> user(plan.params.size(), kNobody);

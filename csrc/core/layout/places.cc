@@ -1,9 +1,9 @@
 // Where values and packed kernels live.
 #include <algorithm>
 
+#include "core/layout/constants.h"
 #include "core/layout/passes.h"
 #include "core/layout/strides.h"
-#include "core/microkernels/kernels.h"
 
 namespace fusedsplit {
 

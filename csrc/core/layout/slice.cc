@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <map>
 
+#include "core/layout/constants.h"
+
 namespace fusedsplit {
 namespace {
-
-// Narrower pieces would leave too much of tiles and vectors empty.
-constexpr ptrdiff_t kLeastPiece = 32;
 
 using Span = std::pair<ptrdiff_t, ptrdiff_t>;
 
@@ -16,7 +15,7 @@ bool splittable(const Step& step) { return step.kind == StepKind::kDense || step
 // Whether columns [begin, end) fill their vectors well enough to be a piece.
 bool good_piece(ptrdiff_t begin, ptrdiff_t end, ptrdiff_t unit) {
   const ptrdiff_t width = end - begin, idle = (unit - width % unit) % unit;
-  return width >= kLeastPiece && 8 * idle <= width;
+  return width >= kLeastPiece && kPieceToIdle * idle <= width;
 }
 
 class Slicer {

@@ -23,12 +23,7 @@ FUSEDSPLIT_INLINE ptrdiff_t panel_vectors_few(ptrdiff_t left, ptrdiff_t m) {
   return left >= 3 ? 3 : left;
 }
 
-// Rows from which panels for many rows are used; a packed operand always has those.
-constexpr ptrdiff_t kManyRows = 7;
-
-// The sums of a product of few columns are worth cutting into partial sums from this length on.
-constexpr ptrdiff_t kDotMinTerms = 32;
-constexpr ptrdiff_t kDotSums = 16;
+// Whether a product of few columns has partial sums.
 constexpr bool is_dot(ptrdiff_t k, ptrdiff_t n) { return n <= kDotMaxColumns && k >= kDotMinTerms; }
 
 // One panel over one chunk: tiles of near-equal heights down the rows.
@@ -74,10 +69,7 @@ void panel_fold(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t width) {
     }
 }
 
-// A product that reads A down its columns, these few of them, has chunks half as long: what a panel of B and
-// a tile's columns of A take, whole cache lines of each row, then fits the level-1 cache. 5 to 10 % of both
-// directions of wide; with more columns, writing C twice costs as much.
-constexpr ptrdiff_t kFewColumnsOfA = 128;
+// A product that reads A down its columns, few of them, has chunks half as long.
 template <class T>
 Chunks chunks_of_columns(const Gemm<T>& g) {
   return Chunks(g.k, g.whole_m <= kFewColumnsOfA ? kChunk / 2 : kChunk);
@@ -154,7 +146,7 @@ void gemm(const Gemm<T>& g) {
 template <class T>
 void gemm_tn_narrow(const Gemm<T>& g) {
   constexpr ptrdiff_t kWide = kLanes<T>;
-  T transposed[8 * 3 * kWide];
+  T transposed[kNarrowColumns * 3 * kWide];
   for (ptrdiff_t row = 0; row < g.m;) {
     const ptrdiff_t vectors = min_of(3, ceil_div(g.m - row, kWide)), padded = vectors * kWide;
     Gemm<T> t;
@@ -177,15 +169,10 @@ void gemm_tn_narrow(const Gemm<T>& g) {
   }
 }
 
-// Short sums are all about writing C, in long pieces of its rows; and a wide panel of B, of so few rows,
-// still fits the level-1 cache. Both directions of large take 144 us instead of 300 with 2 rows, 330 instead
-// of 407 with 16; from 32 rows on it would be slower.
-constexpr ptrdiff_t kShortSums = 24;
-
 template <class T>
 void gemm_tn(const Gemm<T>& g) {
   constexpr ptrdiff_t kWide = kLanes<T>;
-  if ((g.n < 8 && g.m >= kWide) || g.m == 0) {
+  if ((g.n < kNarrowColumns && g.m >= kWide) || g.m == 0) {
     const Chunks chunks = chunks_of_columns(g);
     for (ptrdiff_t i = 0; i < chunks.count && g.sums; ++i)
       column_sums(chunks.begin(i + 1) - chunks.begin(i), g.n, g.b + chunks.begin(i) * g.ldb, g.ldb, g.sums,
@@ -324,9 +311,8 @@ void pack(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
   if (is_dot(k, n) || n % kLanes<T> != 0)
     return pack_elements<T>(k, n, to, [=](ptrdiff_t i, ptrdiff_t j) { return b[i * ldb + j]; });
   // A few rows of B at a time, each read from end to end.
-  constexpr ptrdiff_t kRows = 4;
-  for (ptrdiff_t first = 0; first < k; first += kRows) {
-    const ptrdiff_t rows = min_of(kRows, k - first);
+  for (ptrdiff_t first = 0; first < k; first += kPackedRows) {
+    const ptrdiff_t rows = min_of(kPackedRows, k - first);
     ptrdiff_t left = n / kLanes<T>;
     for (ptrdiff_t column = 0; left > 0;) {
       const ptrdiff_t vectors = panel_vectors(left), width = vectors * kLanes<T>;
@@ -350,17 +336,16 @@ void pack(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
 // The rows of a panel are columns of what is given: it is read by short pieces of its rows.
 template <class T>
 void pack_transposed(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
-  constexpr ptrdiff_t kPiece = 16;
   if (is_dot(k, n) || n % kLanes<T> != 0) {
     return pack_elements<T>(k, n, to, [=](ptrdiff_t i, ptrdiff_t j) { return b[j * ldb + i]; });
   }
   ptrdiff_t left = n / kLanes<T>;
   for (ptrdiff_t column = 0; left > 0;) {
     const ptrdiff_t vectors = panel_vectors(left), width = vectors * kLanes<T>;
-    for (ptrdiff_t first = 0; first < k; first += kPiece)
+    for (ptrdiff_t first = 0; first < k; first += kPackedTerms)
       for (ptrdiff_t j = 0; j < width; ++j) {
         const T* from = b + (column + j) * ldb;
-        for (ptrdiff_t i = first; i < min_of(first + kPiece, k); ++i) to[i * width + j] = from[i];
+        for (ptrdiff_t i = first; i < min_of(first + kPackedTerms, k); ++i) to[i * width + j] = from[i];
       }
     to += k * width;
     column += width;

@@ -4,19 +4,9 @@
 
 #include <cstddef>
 
+#include "core/microkernels/constants.h"
+
 namespace fusedsplit {
-
-// Sums along K are cut into chunks of at most this many terms, each summed from zero and added in order: an
-// in-order chain of thousands of terms has 5 to 14 times the error.
-constexpr ptrdiff_t kChunk = 256;
-
-// Widths are padded to this many elements in scratch and in packed operands: a whole number of vectors of
-// every ISA and type, so that layouts are the same for all of them.
-constexpr ptrdiff_t kPad = 16;
-
-// Products of at most this many columns, with sums of some length, keep 16 interleaved partial sums: a vector
-// along the columns would be nearly empty.
-constexpr ptrdiff_t kDotMaxColumns = 4;
 
 // A Merge that takes a product's result C on its way to memory: y = fold(op, with_scale * with, scale * C), or
 // without `with` scale * C alone.
@@ -107,9 +97,6 @@ struct MergeGrad {
   T* suffix = nullptr;     // merge_tile * count elements of scratch
   T* gain_sums = nullptr;  // n sums over the rows of dz * fold; null: not wanted
 };
-
-// Columns of a merge's derivative that are worked on at a time.
-constexpr ptrdiff_t kMergeTile = 64;
 
 // y = sum over e of gate[e] * experts[e].
 template <class T>

@@ -69,11 +69,6 @@ struct Normal {
   }
 };
 
-// Rows whose sums are in flight together: the last additions of each sum, and what follows from it, are a chain. One by
-// one 8 columns take 32 ns a row and not 20, 64 take 41 and not 26, 256 take 72 and not 62; eight at a time gain 5 % more
-// on narrow rows and lose 7 % at 1000 columns (AVX-512).
-constexpr ptrdiff_t kStrip = 4;
-
 template <class T>
 T mean_of_rest(ptrdiff_t n, const T* x, const Normal<T>& normal) {
   const auto add = [&](Vec<T> acc, ptrdiff_t j, ptrdiff_t lanes)
@@ -104,9 +99,9 @@ void find_normals(const RowArgs<T>& g, ptrdiff_t begin, ptrdiff_t count, Normal<
 
 template <class T>
 void normalize(const RowArgs<T>& g) {
-  Normal<T> normals[kStrip];
-  for (ptrdiff_t begin = 0; begin < g.m; begin += kStrip) {
-    const ptrdiff_t count = min_of(kStrip, g.m - begin);
+  Normal<T> normals[kNormalizedRows];
+  for (ptrdiff_t begin = 0; begin < g.m; begin += kNormalizedRows) {
+    const ptrdiff_t count = min_of(kNormalizedRows, g.m - begin);
     find_normals(g, begin, count, normals);
     for (ptrdiff_t i = 0; i < count; ++i) {
       const T* x = g.x.data + (begin + i) * g.x.ld;
@@ -140,9 +135,9 @@ void normalize_grad_row(ptrdiff_t n, const T* x, const Normal<T>& normal, const 
 // All of it comes from x again: y need not be kept.
 template <class T>
 void normalize_grad(const RowArgs<T>& g) {
-  Normal<T> normals[kStrip];
-  for (ptrdiff_t begin = 0; begin < g.m; begin += kStrip) {
-    const ptrdiff_t count = min_of(kStrip, g.m - begin);
+  Normal<T> normals[kNormalizedRows];
+  for (ptrdiff_t begin = 0; begin < g.m; begin += kNormalizedRows) {
+    const ptrdiff_t count = min_of(kNormalizedRows, g.m - begin);
     find_normals(g, begin, count, normals);
     for (ptrdiff_t i = 0; i < count; ++i) {
       const ptrdiff_t row = begin + i;
