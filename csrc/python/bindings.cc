@@ -16,7 +16,7 @@
 #include "core/library.h"
 #include "core/microkernels/isa.h"
 #include "core/microkernels/kernels.h"
-#include "core/plan/activation_kind.h"
+#include "core/plan/kinds.h"
 #include "core/plan/plan.h"
 #include "core/runtime/workers.h"
 #include "core/tools/machine.h"

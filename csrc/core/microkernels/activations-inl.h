@@ -7,7 +7,7 @@
 // of gelu to float32; the core does not.
 #pragma once
 
-#include "core/plan/activation_kind.h"
+#include "core/plan/kinds.h"
 #include "core/vec/math.h"
 
 namespace fusedsplit {

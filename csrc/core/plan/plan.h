@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/export.h"
-#include "core/plan/activation_kind.h"
+#include "core/plan/kinds.h"
 
 namespace fusedsplit {
 

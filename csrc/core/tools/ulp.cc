@@ -24,7 +24,7 @@
 #include <vector>
 
 #include "core/microkernels/isa.h"
-#include "core/plan/activation_kind.h"
+#include "core/plan/kinds.h"
 #include "core/runtime/float_mode.h"
 
 namespace fusedsplit {
