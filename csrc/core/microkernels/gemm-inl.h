@@ -75,9 +75,6 @@ Chunks chunks_of_columns(const Gemm<T>& g) {
   return Chunks(g.k, g.whole_m <= kFewColumnsOfA ? kChunk / 2 : kChunk);
 }
 
-constexpr int kLinearKind = 0;
-constexpr int kReluKind = 1;
-
 // Columns [column, column + width) of a product, all of K.
 template <class T, bool kColumns>
 void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {

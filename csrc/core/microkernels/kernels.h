@@ -12,7 +12,7 @@ namespace fusedsplit {
 // without `with` scale * C alone.
 template <class T>
 struct FoldRows {
-  int op = 0;  // a sum or a product
+  int op = 0;  // a MergeOp: kAdd or kMul
   T scale = 1;
   const T* with = nullptr;  // m x n: what was folded before; may be y
   ptrdiff_t ldwith = 0;
@@ -45,7 +45,7 @@ struct Gemm {
   ptrdiff_t ldc = 0;
   bool add = false;
   const T* bias = nullptr;  // n values where sums start; null: zero
-  int activation = 0;
+  int activation = 0;       // an ActivationKind
   T alpha = 0;
   T* pre = nullptr;  // where to keep A B + bias as well; null: nowhere
   ptrdiff_t ldpre = 0;
@@ -75,7 +75,7 @@ struct MergeSource {
 // y = gain * fold(op, sources) + shift, row by row; gain and shift are vectors, or else constants.
 template <class T>
 struct MergeRows {
-  int op = 0;
+  int op = 0;  // a MergeOp
   ptrdiff_t count = 0;
   const MergeSource<T>* sources = nullptr;
   ptrdiff_t m = 0;
@@ -122,7 +122,7 @@ struct Rows {
 // An operation along each row, y = op(x), whose columns are n of x and, by the operation, n or 1 of y.
 template <class T>
 struct RowArgs {
-  int op = 0;
+  int op = 0;  // a RowOp
   T epsilon = 0;
   ptrdiff_t m = 0;
   ptrdiff_t n = 0;
@@ -136,7 +136,7 @@ struct RowArgs {
 // dz = dy times the derivative of an activation, given its output or its argument as `ref`.
 template <class T>
 struct ActivationGrad {
-  int kind = 0;
+  int kind = 0;  // an ActivationKind
   T alpha = 0;
   ptrdiff_t m = 0;
   ptrdiff_t n = 0;

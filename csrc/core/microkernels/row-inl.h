@@ -3,8 +3,6 @@
 namespace fusedsplit {
 namespace {
 
-constexpr int kExponentialKind = static_cast<int>(ActivationKind::kExponential);
-
 template <class T>
 T row_max(ptrdiff_t n, const T* x) {
   T best = x[0];

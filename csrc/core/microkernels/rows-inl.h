@@ -19,8 +19,6 @@ double spin_fma(ptrdiff_t rounds, T* sink) {
   return 2.0 * static_cast<double>(rounds * kSums * kLanes<T>);
 }
 
-enum RowOpCode { kRowSoftmax, kRowMean, kRowMax, kRowNormalize };
-
 template <class T>
 void activate_rows(int kind, T alpha, ptrdiff_t m, ptrdiff_t n, T* y, ptrdiff_t ldy) {
   if (kind != kLinearKind) activate<T>(kind, alpha, m, n, y, ldy);

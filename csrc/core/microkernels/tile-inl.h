@@ -8,8 +8,6 @@ constexpr ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b;
 constexpr ptrdiff_t min_of(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 constexpr ptrdiff_t max_of(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 
-enum MergeOpCode { kOpAdd, kOpMul, kOpMax, kOpMin };
-
 template <class T>
 struct TileArgs {
   ptrdiff_t k;       // terms of this chunk

@@ -4,8 +4,8 @@
 
 #include "core/microkernels/activations-inl.h"
 #include "core/microkernels/kernels.h"
+#include "core/microkernels/kinds-inl.h"
 #include "core/microkernels/tile-inl.h"
-#include "core/plan/kinds.h"
 // After the tiles:
 #include "core/microkernels/columns-inl.h"
 // After the sums:

@@ -77,7 +77,7 @@ class Reader {
 
   Operand operand() {
     Operand o;
-    o.kind = name<OperandKind>(3, "a kind of operand");
+    o.kind = name<OperandKind>(kOperandKinds, "a kind of operand");
     if (o.kind == OperandKind::kConst) {
       o.value = number();
     } else if (o.kind == OperandKind::kParam) {
@@ -102,11 +102,11 @@ void read_dense(Reader* reader, Step* step) {
   step->activation = reader->activation();
   step->dst = reader->range();
   step->point = static_cast<int>(reader->index());
-  step->side = reader->name<Side>(2, "a side");
+  step->side = reader->name<Side>(kSides, "a side");
 }
 
 void read_merge(Reader* reader, Step* step) {
-  step->merge_op = reader->name<MergeOp>(4, "a merge");
+  step->merge_op = reader->name<MergeOp>(kMergeOps, "a merge");
   const int n = reader->count();
   for (int i = 0; i < n && reader->ok(); ++i) {
     const Range range = reader->range();
@@ -127,7 +127,7 @@ void read_mix(Reader* reader, Step* step) {
 
 Step read_step(Reader* reader) {
   Step step;
-  step.kind = reader->name<StepKind>(4, "a kind of step");
+  step.kind = reader->name<StepKind>(kStepKinds, "a kind of step");
   switch (step.kind) {
     case StepKind::kDense:
       read_dense(reader, &step);

@@ -1,9 +1,23 @@
-// The activations of a plan. Free of the STL, so that the ISA units can include it.
+// The kinds of things in a plan, as it numbers them. Free of the STL, so that the ISA units, which take kinds as plain
+// ints, can include it.
 #pragma once
 
 namespace fusedsplit {
 
-// The order is part of the encoding: append only.
+// The order of all of these is part of the encoding: append only.
+enum class Role : int { kInput, kHidden, kOutput };
+enum class StepKind : int { kDense, kMerge, kRow, kMix };
+enum class MergeOp : int { kAdd, kMul, kMax, kMin };
+enum class RowOp : int { kSoftmax, kMean, kMax, kNormalize, kCount };
+enum class Side : int { kLeading, kTrailing };
+enum class OperandKind : int { kNone, kParam, kConst };
+
+// How many there are of those that have no kCount, which a switch over all kinds would have to name.
+constexpr int kStepKinds = static_cast<int>(StepKind::kMix) + 1;
+constexpr int kMergeOps = static_cast<int>(MergeOp::kMin) + 1;
+constexpr int kSides = static_cast<int>(Side::kTrailing) + 1;
+constexpr int kOperandKinds = static_cast<int>(OperandKind::kConst) + 1;
+
 enum class ActivationKind : int {
   kLinear,
   kRelu,

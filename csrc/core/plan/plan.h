@@ -15,13 +15,6 @@ constexpr int64_t kPlanVersion = 2;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
 constexpr int64_t kMaxCount = int64_t{1} << 16;
 
-enum class Role : int { kInput, kHidden, kOutput };
-enum class StepKind : int { kDense, kMerge, kRow, kMix };
-enum class MergeOp : int { kAdd, kMul, kMax, kMin };
-enum class RowOp : int { kSoftmax, kMean, kMax, kNormalize, kCount };
-enum class Side : int { kLeading, kTrailing };
-enum class OperandKind : int { kNone, kParam, kConst };
-
 struct Activation {
   ActivationKind kind = ActivationKind::kLinear;
   double alpha = 0;
