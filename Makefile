@@ -52,11 +52,11 @@ selftest: venv
 	$(BIN)/python setup.py -q build_program --name selftest
 	build/programs/selftest $(SELFTEST_ARGS)
 
-# The core's own checks under the sanitizers of addresses, undefined behaviour and threads.
+# The core's own checks, with its assertions, under the sanitizers of addresses, undefined behaviour and threads.
 sanitize: venv
-	CXXFLAGS="-O1 -g -U_FORTIFY_SOURCE -fsanitize=address,undefined -fno-sanitize-recover=all" \
+	CXXFLAGS="-O1 -g -U_FORTIFY_SOURCE -DFUSEDSPLIT_ASSERTIONS -fsanitize=address,undefined -fno-sanitize-recover=all" \
 	    $(BIN)/python setup.py -q build_program --name selftest --target build/programs/selftest-address
-	CXXFLAGS="-O1 -g -U_FORTIFY_SOURCE -fsanitize=thread" \
+	CXXFLAGS="-O1 -g -U_FORTIFY_SOURCE -DFUSEDSPLIT_ASSERTIONS -fsanitize=thread" \
 	    $(BIN)/python setup.py -q build_program --name selftest --target build/programs/selftest-thread
 	build/programs/selftest-address $(SELFTEST_ARGS)
 	build/programs/selftest-thread $(SELFTEST_ARGS)

@@ -92,14 +92,15 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   const size_t bytes = backward_bytes();
   const bool recomputes = !args.saved && layout_.kept_width > 0;
   const ptrdiff_t prepared = recomputes ? Call::prepared_size(layout_, args.rows) : 0;
-  const Scratch scratch(static_cast<size_t>(prepared) * sizeof(T) + 64 +
-                        bytes * static_cast<size_t>(workers->count()));
-  Carver carver(scratch.data());
+  const size_t size =
+      static_cast<size_t>(prepared) * sizeof(T) + 64 + bytes * static_cast<size_t>(workers->count());
+  const Scratch scratch(size);
+  Carver carver(scratch.data(), size);
   if (prepared) call->prepare_forward(layout_, args.rows, carver.take<T>(prepared));
   char* base = carver.take<char>(static_cast<ptrdiff_t>(bytes) * workers->count());
 
   Gradients<T> grads(layout_, args);
-  Carver workspace(args.workspace);
+  Carver workspace(args.workspace, workspace_bytes(args.rows));
   T* transposed = workspace.take<T>(layout_.packed_size);
   grads.transposed = transposed;
   grads.shards = workspace.take<T>(layout_.shard_size * (blocks.shards - 1));
@@ -120,9 +121,10 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   std::vector<BlockGradients<T>> backs(last.size());
 
   const auto run_block = [&](ptrdiff_t shard, ptrdiff_t b, int worker) {
-    Carver mine(base + bytes * static_cast<size_t>(worker));
+    Carver mine(base + bytes * static_cast<size_t>(worker), bytes);
     Block<T>& block = last[static_cast<size_t>(shard)];
     block = call->block(layout_, blocks.block_begin(shard, b), blocks.block_begin(shard, b + 1));
+    FUSEDSPLIT_ASSERT(block.rows <= layout_.kept_rows);
     block.keeps = true;
     block.buffers = keeps_all ? static_cast<T*>(values.data()) + kept * shard : mine.take<T>(kept);
     T* buffers = mine.take<T>(layout_.grad_width * layout_.kept_rows);
@@ -185,17 +187,17 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
   sizes.take<T>(args.saved ? 0 : layout_.kept_width * args.rows);
   sizes.take<T>(layout_.own_grad_width * args.rows);
   const Scratch scratch(sizes.used());
-  Carver carver(scratch.data());
+  Carver carver(scratch.data(), sizes.used());
   char* base = carver.take<char>(bytes * workers);
   T* kept = carver.take<T>(args.saved ? 0 : layout_.kept_width * args.rows);
   T* buffers = carver.take<T>(layout_.own_grad_width * args.rows);
 
   Gradients<T> grads(layout_, args);
-  T* transposed = Carver(args.workspace).take<T>(layout_.packed_size);
+  T* transposed = Carver(args.workspace, workspace_bytes(args.rows)).take<T>(layout_.packed_size);
   grads.transposed = transposed;
   std::vector<Block<T>> blocks;
   for (int w = 0; w < workers; ++w) {
-    Carver mine(base + bytes * w);
+    Carver mine(base + bytes * w, static_cast<size_t>(bytes));
     blocks.push_back(call->block(layout_, 0, args.rows));
     blocks.back().keeps = true;
     blocks.back().buffers = args.saved ? const_cast<T*>(args.saved) : kept;

@@ -187,6 +187,7 @@ void run_merge(const Block<T>& block, const Node& node) {
 
 template <class T>
 void merge_sources(const Block<T>& block, const Step& step) {
+  FUSEDSPLIT_ASSERT(static_cast<ptrdiff_t>(step.sources.size()) <= block.layout->max_sources);
   for (size_t s = 0; s < step.sources.size(); ++s) {
     const Source& source = step.sources[s];
     const Rows<T> x = block.value(source.range);

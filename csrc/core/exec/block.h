@@ -1,26 +1,32 @@
 // One block of rows: where each value is, and the steps of a plan run over it.
 #pragma once
 
+#include <cstdint>
+
 #include "core/exec/program.h"
 #include "core/layout/layout.h"
 #include "core/microkernels/kernels.h"
+#include "core/runtime/assert.h"
 
 namespace fusedsplit {
 
-// Hands out 64-byte aligned parts of some memory; without any it only measures.
+// Hands out 64-byte aligned parts of some memory of that size; without any it only measures.
 class Carver {
  public:
-  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
+  explicit Carver(void* base, size_t size = SIZE_MAX) : base_(static_cast<char*>(base)), size_(size) {}
   template <class E>
   E* take(ptrdiff_t count) {
+    FUSEDSPLIT_ASSERT(count >= 0 && reinterpret_cast<uintptr_t>(base_) % 64 == 0);
     char* piece = base_ ? base_ + used_ : nullptr;
     used_ += (static_cast<size_t>(count) * sizeof(E) + 63) / 64 * 64;
+    FUSEDSPLIT_ASSERT(used_ <= size_);
     return reinterpret_cast<E*>(piece);
   }
   size_t used() const { return used_; }
 
  private:
   char* base_;
+  size_t size_;
   size_t used_ = 0;
 };
 
@@ -86,7 +92,11 @@ struct Block {
         return {buffers + place.brief * rows + column, place.ld};
     }
   }
-  Rows<T> value(const Range& range) const { return value(range.value, range.start); }
+  Rows<T> value(const Range& range) const {
+    const Place& place = layout->places[static_cast<size_t>(range.value)];
+    FUSEDSPLIT_ASSERT(0 <= range.start && range.start < range.stop && range.stop <= place.width);
+    return value(range.value, range.start);
+  }
   Rows<T> pre(const Node& node) const { return {buffers + node.pre * rows, node.pre_ld}; }
 };
 

@@ -70,6 +70,7 @@ struct Executor<T>::Call {
   Tensors<T> tensors;
 
   Block<T> block(const Layout& layout, ptrdiff_t begin, ptrdiff_t end) const {
+    FUSEDSPLIT_ASSERT(0 <= begin && begin < end);
     Block<T> block;
     block.kernels = kernels;
     block.layout = &layout;

@@ -45,14 +45,16 @@ void Executor<T>::forward_blocks(Call* call, const ForwardArgs<T>& args) const {
   Workers* workers = call->workers;
   const size_t bytes = forward_bytes();
   const ptrdiff_t prepared = Call::prepared_size(layout_, args.rows);
-  const Scratch scratch(static_cast<size_t>(prepared) * sizeof(T) + 64 +
-                        bytes * static_cast<size_t>(workers->count()));
-  Carver carver(scratch.data());
+  const size_t size =
+      static_cast<size_t>(prepared) * sizeof(T) + 64 + bytes * static_cast<size_t>(workers->count());
+  const Scratch scratch(size);
+  Carver carver(scratch.data(), size);
   call->prepare_forward(layout_, args.rows, carver.take<T>(prepared));
   char* base = carver.take<char>(static_cast<ptrdiff_t>(bytes) * workers->count());
 
   const auto run = [&](ptrdiff_t begin, ptrdiff_t end, int worker) {
-    Carver mine(base + bytes * static_cast<size_t>(worker));
+    FUSEDSPLIT_ASSERT(end - begin <= (args.saved ? layout_.kept_rows : layout_.brief_rows));
+    Carver mine(base + bytes * static_cast<size_t>(worker), bytes);
     Block<T> block = call->block(layout_, begin, end);
     block.buffers = mine.take<T>(layout_.brief_width * layout_.brief_rows);
     block.temporaries = Temporaries<T>(layout_, std::max(layout_.brief_rows, layout_.kept_rows), &mine);
@@ -88,14 +90,14 @@ void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
   sizes.take<char>(bytes * call->workers->count());
   sizes.take<T>(args.saved ? 0 : layout.kept_width * args.rows);
   const Scratch scratch(sizes.used());
-  Carver carver(scratch.data());
+  Carver carver(scratch.data(), sizes.used());
   char* base = carver.take<char>(bytes * call->workers->count());
   // Buffers are those of training, where each value has its own.
   T* buffers = args.saved ? args.saved : carver.take<T>(layout.kept_width * args.rows);
 
   for (const std::vector<Chain>& chains : layout.stages)
     call->workers->run(static_cast<ptrdiff_t>(chains.size()), [&](ptrdiff_t i, int worker) {
-      Carver mine(base + bytes * worker);
+      Carver mine(base + bytes * worker, static_cast<size_t>(bytes));
       Block<T> block = call->block(layout, 0, args.rows);
       block.keeps = true;
       block.buffers = buffers;

@@ -4,6 +4,7 @@
 
 #include "core/exec/constants.h"
 #include "core/exec/executor.h"
+#include "core/runtime/assert.h"
 
 namespace fusedsplit {
 
@@ -11,6 +12,29 @@ double work_per_worker = kWorkPerWorker;
 double work_to_wake = kWorkToWake;
 
 int useful_workers(double work) { return static_cast<int>(std::min(1024.0, 1 + work / work_per_worker)); }
+
+namespace {
+
+// Whether `count` tensors are all there.
+template <class T>
+bool all_given(const T* const* tensors, size_t count) {
+  for (size_t i = 0; i < count; ++i)
+    if (!tensors || !tensors[i]) return false;
+  return true;
+}
+
+// What both directions expect of a call with rows.
+template <class Args>
+void check_call(const Plan& plan, const Args& args) {
+  FUSEDSPLIT_ASSERT(args.rows >= 0);
+  if (args.rows == 0) return;
+  FUSEDSPLIT_ASSERT(all_given(args.inputs, plan.inputs.size()));
+  FUSEDSPLIT_ASSERT(all_given(args.params, plan.params.size()));
+  FUSEDSPLIT_ASSERT(all_given(args.outputs, plan.outputs.size()));
+  for (int p = 0; p < plan.points; ++p) FUSEDSPLIT_ASSERT(args.points && args.points[p].data);
+}
+
+}  // namespace
 
 template <class T>
 struct Program<T>::Impl {
@@ -44,11 +68,14 @@ size_t Program<T>::scratch_bytes() const {
 
 template <class T>
 void Program<T>::forward(const ForwardArgs<T>& args) const {
+  check_call(plan(), args);
   impl_->executor.forward(args);
 }
 
 template <class T>
 void Program<T>::backward(const BackwardArgs<T>& args) const {
+  check_call(plan(), args);
+  FUSEDSPLIT_ASSERT(args.rows == 0 || args.workspace || workspace_bytes(args.rows) == 0);
   impl_->executor.backward(args);
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/layout/constants.h"
 #include "core/layout/passes.h"
+#include "core/runtime/assert.h"
 
 namespace fusedsplit {
 Layout size_blocks(Layout layout, size_t bytes) {
@@ -48,6 +49,7 @@ ptrdiff_t Blocks::shard_blocks(ptrdiff_t shard) const {
 }
 
 ptrdiff_t Blocks::block_begin(ptrdiff_t shard, ptrdiff_t block) const {
+  FUSEDSPLIT_ASSERT(0 <= shard && shard < shards && 0 <= block && block <= shard_blocks(shard));
   const ptrdiff_t begin = shard_begin(shard), count = shard_begin(shard + 1) - begin,
                   blocks = shard_blocks(shard);
   return blocks ? begin + count * block / blocks : begin;
@@ -59,6 +61,7 @@ BlockList::BlockList(const Blocks& blocks) : blocks_(blocks), first_{0} {
 }
 
 BlockRows BlockList::at(ptrdiff_t i) const {
+  FUSEDSPLIT_ASSERT(0 <= i && i < count());
   const ptrdiff_t shard = std::upper_bound(first_.begin(), first_.end(), i) - first_.begin() - 1;
   const ptrdiff_t block = i - first_[static_cast<size_t>(shard)];
   return {blocks_.block_begin(shard, block), blocks_.block_begin(shard, block + 1)};

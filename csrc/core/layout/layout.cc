@@ -4,9 +4,11 @@
 
 #include "core/layout/constants.h"
 #include "core/layout/passes.h"
+#include "core/runtime/assert.h"
 
 namespace fusedsplit {
 Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
+  FUSEDSPLIT_ASSERT(bytes == sizeof(float) || bytes == sizeof(double));
   const ptrdiff_t unit = kCacheLine / static_cast<ptrdiff_t>(bytes);
   Layout layout = place_values(slice_plan(plan, unit, most), unit);
   layout = place_nodes(std::move(layout), unit);

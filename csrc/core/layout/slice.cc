@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/layout/constants.h"
+#include "core/runtime/assert.h"
 
 namespace fusedsplit {
 namespace {
@@ -74,6 +75,8 @@ class Slicer {
   Range moved(const Range& r) const {
     const auto& cuts = cuts_[static_cast<size_t>(r.value)];
     const auto piece = std::upper_bound(cuts.begin(), cuts.end(), r.start) - cuts.begin();
+    FUSEDSPLIT_ASSERT(piece < static_cast<ptrdiff_t>(cuts.size()) &&
+                      r.stop <= cuts[static_cast<size_t>(piece)]);
     const ptrdiff_t begin = piece ? cuts[static_cast<size_t>(piece - 1)] : 0;
     return {first_piece_[static_cast<size_t>(r.value)] + static_cast<int>(piece), r.start - begin,
             r.stop - begin};

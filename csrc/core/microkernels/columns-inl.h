@@ -31,6 +31,8 @@ FUSEDSPLIT_INLINE void column_strip(ptrdiff_t m, ptrdiff_t last, const T* z, ptr
 // At most kChunk rows.
 template <class T>
 void column_sums(ptrdiff_t m, ptrdiff_t n, const T* z, ptrdiff_t ldz, T* sums, bool add) {
+  FUSEDSPLIT_ASSERT(m <= kChunk);
+  check_rows<T>(m, n, z, ldz, sums, n);
   constexpr ptrdiff_t kWide = kLanes<T>;
   ptrdiff_t j = 0;
   for (; j + 2 * kWide <= n; j += 2 * kWide) column_strip<T, 2>(m, kWide, z + j, ldz, sums + j, add);

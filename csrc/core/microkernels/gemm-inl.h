@@ -127,6 +127,7 @@ void gemm_dot(const Gemm<T>& g);
 
 template <class T>
 void gemm(const Gemm<T>& g) {
+  check_gemm(g);
   constexpr ptrdiff_t kWide = kLanes<T>;
   if (is_dot(g.k, g.n) && !g.by_panels) return gemm_dot(g);
   const bool few = !g.packed && g.m < kManyRows;
@@ -168,6 +169,7 @@ void gemm_tn_narrow(const Gemm<T>& g) {
 
 template <class T>
 void gemm_tn(const Gemm<T>& g) {
+  check_gemm_tn(g);
   constexpr ptrdiff_t kWide = kLanes<T>;
   if ((g.n < kNarrowColumns && g.m >= kWide) || g.m == 0) {
     const Chunks chunks = chunks_of_columns(g);
@@ -305,6 +307,7 @@ FUSEDSPLIT_INLINE void pack_row(const T* from, T* to) {
 
 template <class T>
 void pack(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
+  check_pack(k, n, b, holds_rows(ldb, k, n), to);
   if (is_dot(k, n) || n % kLanes<T> != 0)
     return pack_elements<T>(k, n, to, [=](ptrdiff_t i, ptrdiff_t j) { return b[i * ldb + j]; });
   // A few rows of B at a time, each read from end to end.
@@ -333,6 +336,7 @@ void pack(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
 // The rows of a panel are columns of what is given: it is read by short pieces of its rows.
 template <class T>
 void pack_transposed(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
+  check_pack(k, n, b, holds_rows(ldb, n, k), to);
   if (is_dot(k, n) || n % kLanes<T> != 0) {
     return pack_elements<T>(k, n, to, [=](ptrdiff_t i, ptrdiff_t j) { return b[j * ldb + i]; });
   }

@@ -147,6 +147,7 @@ void normalize_grad(const RowArgs<T>& g) {
 
 template <class T>
 void row(const RowArgs<T>& g) {
+  check_row(g, false);
   if (g.op == kRowNormalize) return normalize(g);
   for (ptrdiff_t i = 0; i < g.m; ++i) {
     const T* x = g.x.data + i * g.x.ld;
@@ -179,6 +180,7 @@ T row_grad_common(int op, ptrdiff_t n, const T* x, const T* y, const T* dy) {
 
 template <class T>
 void row_grad(const RowArgs<T>& g) {
+  check_row(g, true);
   if (g.op == kRowNormalize) return normalize_grad(g);
   for (ptrdiff_t i = 0; i < g.m; ++i) {
     const T* x = g.x.data + i * g.x.ld;

@@ -21,16 +21,20 @@ double spin_fma(ptrdiff_t rounds, T* sink) {
 
 template <class T>
 void activate_rows(int kind, T alpha, ptrdiff_t m, ptrdiff_t n, T* y, ptrdiff_t ldy) {
+  FUSEDSPLIT_ASSERT(is_activation(kind));
+  check_rows<T>(m, n, y, ldy, y, ldy);
   if (kind != kLinearKind) activate<T>(kind, alpha, m, n, y, ldy);
 }
 
 template <class T>
 void activation_grad(const ActivationGrad<T>& g) {
+  check_activation_grad(g);
   activate_grad<T>(g.kind, g.alpha, g.m, g.n, g.ref.data, g.ref.ld, g.dy.data, g.dy.ld, g.dz.data, g.dz.ld);
 }
 
 template <class T>
 void copy_rows(ptrdiff_t m, ptrdiff_t n, const T* x, ptrdiff_t ldx, T* y, ptrdiff_t ldy, bool add) {
+  check_rows<T>(m, n, x, ldx, y, ldy);
   for (ptrdiff_t i = 0; i < m; ++i, x += ldx, y += ldy) {
     if (add) {
       for (ptrdiff_t j = 0; j < n; ++j) y[j] += x[j];
@@ -96,6 +100,7 @@ void fold_row(const MergeRows<T>& g, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n
 
 template <class T>
 void merge_rows(const MergeRows<T>& g) {
+  check_merge(g, false);
   const bool plain = !g.gain && !g.shift && g.gain_const == T(1) && g.shift_const == T(0);
   for (ptrdiff_t i = 0; i < g.m; ++i) {
     T* __restrict y = g.y + i * g.ldy;
@@ -172,6 +177,7 @@ void give_winner(const MergeRows<T>& g, ptrdiff_t row, ptrdiff_t begin, ptrdiff_
 
 template <class T>
 void merge_grad(const MergeGrad<T>& g) {
+  check_merge_grad(g);
   const MergeRows<T>& merge = g.merge;
   T d[kMergeTile], folded[kMergeTile];
   if (g.gain_sums)
@@ -198,6 +204,7 @@ void merge_grad(const MergeGrad<T>& g) {
 
 template <class T>
 void mix_rows(const MixRows<T>& g) {
+  check_mix(g, false);
   for (ptrdiff_t i = 0; i < g.m; ++i) {
     T* __restrict y = g.y + i * g.ldy;
     const T* gate = g.gate.x + i * g.gate.ldx;
@@ -224,6 +231,7 @@ FUSEDSPLIT_INLINE T dot_product(ptrdiff_t n, const T* x, const T* y) {
 
 template <class T>
 void mix_grad(const MixRows<T>& g) {
+  check_mix(g, true);
   for (ptrdiff_t i = 0; i < g.m; ++i) {
     const T* dy = g.dy + i * g.lddy;
     const T* gate = g.gate.x + i * g.gate.ldx;

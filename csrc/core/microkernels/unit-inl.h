@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/microkernels/activations-inl.h"
+#include "core/microkernels/checks-inl.h"
 #include "core/microkernels/kernels.h"
 #include "core/microkernels/kinds-inl.h"
 #include "core/microkernels/tile-inl.h"
