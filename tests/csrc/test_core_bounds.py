@@ -1,4 +1,4 @@
-"""The bounds of what the core makes of a plan: the same texts as Python's, and the memory that they leave to ask for."""
+"""The bounds of what the core makes of a plan: the texts are Python's, and the memory stays within limits."""
 
 from __future__ import annotations
 
