@@ -6,7 +6,7 @@ BUILD := $(if $(shell command -v $(CXX) 2>/dev/null),FUSEDSPLIT_FORCE_BUILD=1,FU
 PY_FILES := setup.py fusedsplit tests benchmarks
 CC_FILES = $(shell find csrc tests -name '*.cc' -o -name '*.h')
 
-.PHONY: all venv native test test-matrix bench lint format ulp selftest sanitize aarch64 clean
+.PHONY: all venv native test test-matrix bench lint format ulp selftest sanitize fuzz aarch64 clean
 all: test
 
 venv: .venv/installed
@@ -61,8 +61,24 @@ sanitize: venv
 	build/programs/selftest-address $(SELFTEST_ARGS)
 	build/programs/selftest-thread $(SELFTEST_ARGS)
 
+# Whatever integers there are, decoded and laid out under limits of memory and time (Debian: clang and
+# libclang-rt-14-dev, which has libFuzzer). What is found goes into build/fuzz.
+FUZZ_CXX ?= clang++
+FUZZ_SECONDS ?= 60
+fuzz: venv
+	@echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' | \
+	    $(FUZZ_CXX) -fsanitize=fuzzer -x c++ - -o /dev/null || \
+	    { echo "make fuzz: expected a clang with libFuzzer, such as Debian's: apt-get install clang libclang-rt-14-dev." \
+	      "Received: FUZZ_CXX=$(FUZZ_CXX)"; exit 1; }
+	mkdir -p build/programs build/fuzz/corpus
+	$(FUZZ_CXX) -std=c++17 -O1 -g -Wall -Wextra -Werror -Icsrc -fsanitize=fuzzer,address,undefined \
+	    -fno-sanitize-recover=all csrc/core/plan/*.cc csrc/core/layout/*.cc csrc/core/tools/fuzz.cc -o build/programs/fuzz
+	$(BIN)/python -m tests.csrc.fuzz_corpus build/fuzz/seeds
+	build/programs/fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=20 -max_len=16384 -rss_limit_mb=2048 \
+	    -malloc_limit_mb=512 -print_final_stats=1 -artifact_prefix=build/fuzz/ $(FUZZ_ARGS) build/fuzz/corpus build/fuzz/seeds
+
 # The core compiled for 64-bit Arm and checked under emulation (Debian: g++-aarch64-linux-gnu qemu-user).
-CORE_SOURCES = $(filter-out %/bench.cc %/ulp.cc %/library.cc,$(shell find csrc/core -name '*.cc'))
+CORE_SOURCES = $(filter-out %/bench.cc %/ulp.cc %/fuzz.cc %/library.cc,$(shell find csrc/core -name '*.cc'))
 aarch64:
 	mkdir -p build/programs
 	aarch64-linux-gnu-g++ -O2 -std=c++17 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror \

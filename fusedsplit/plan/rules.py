@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import TYPE_CHECKING
 
 from fusedsplit.plan.steps import (
     ACTIVATIONS,
+    MAX_COLUMNS,
     MAX_COUNT,
+    MAX_ELEMENTS,
+    MAX_LINKS,
+    MAX_READS,
     MAX_WIDTH,
     MERGE_OPS,
+    MIN_PIECE,
     ROLES,
     ROW_OPS,
     SIDES,
@@ -39,8 +45,9 @@ class _Validator:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        # Written columns of each value as disjoint intervals; inputs are complete from the start.
+        # Written columns of each value as disjoint intervals in order; inputs are complete from the start.
         self.written: list[list[tuple[int, int]]] = [[(0, v.width)] if v.role == "input" else [] for v in plan.values]
+        self.reads = self.links = 0
 
     def run(self) -> None:
         plan = self.plan
@@ -59,22 +66,30 @@ class _Validator:
         for i, param in enumerate(plan.params):
             fits = len(param.shape) in (1, 2) and all(1 <= d <= MAX_WIDTH for d in param.shape)
             self.check(fits, f"param {i}", f"one or two sizes from 1 to {MAX_WIDTH}", param.shape)
+        self.at_most(MAX_COLUMNS, "values", "columns of all values", sum(value.width for value in plan.values))
+        elements = 0
+        for param in plan.params:
+            elements += math.prod(param.shape)
+            self.at_most(MAX_ELEMENTS, "values", "elements of all params", elements)
         for i, step in enumerate(plan.steps):
             self.step(f"step {i}", step)
         for i, value in enumerate(plan.values):
-            complete = self.covered(Range(i, 0, value.width))
-            self.check(complete, f"value {i}", f"every one of its {value.width} columns written", self.written[i])
+            complete = self.holders(Range(i, 0, value.width))
+            self.check(complete > 0, f"value {i}", f"every one of its {value.width} columns written", self.written[i])
 
     @staticmethod
     def check(condition: bool, where: str, expected: str, received: object) -> None:
         if not condition:
             raise PlanError(f"{where}: expected {expected}. Received: {received}")
 
+    def at_most(self, bound: int, where: str, what: str, received: int) -> None:
+        self.check(received <= bound, where, f"at most {bound} {what}", received)
+
     def step(self, where: str, step: Step) -> None:
         for r in sources(step):
             self.range(where, r)
-            self.check(self.covered(r), where, "a range that is written before it is read", r)
         self.range(where, step.dst)
+        self.count(where, step)
         if isinstance(step, Dense):
             self.dense(where, step)
         elif isinstance(step, Merge):
@@ -84,6 +99,22 @@ class _Validator:
         else:
             self.mix(where, step)
         self.write(where, step.dst)
+
+    def count(self, where: str, step: Step) -> None:
+        """What the core makes of the steps so far: the sources of all pieces, and what these depend on.
+
+        With the latter all kernels together are bounded too, to 1024 elements for each link.
+        """
+        # A cut may be at any column but the first, and the next one MIN_PIECE columns on.
+        cuts = (step.dst.width + MIN_PIECE - 2) // MIN_PIECE if isinstance(step, (Dense, Merge)) else 0
+        pieces = 1 + cuts
+        for r in sources(step):
+            held = self.holders(r)
+            self.check(held > 0, where, "a range that is written before it is read", r)
+            self.reads += pieces
+            self.links += pieces * (held + r.width // MIN_PIECE)
+            self.at_most(MAX_READS, where, "sources of all pieces of steps", self.reads)
+            self.at_most(MAX_LINKS, where, "links between pieces of steps", self.links)
 
     def dense(self, where: str, step: Dense) -> None:
         self.param(where, step.kernel, (step.src.width, step.dst.width))
@@ -140,16 +171,27 @@ class _Validator:
         width = self.plan.values[r.value].width
         self.check(0 <= r.start < r.stop <= width, where, f"a non-empty range within {width} columns", r)
 
-    def covered(self, r: Range) -> bool:
+    def holders(self, r: Range) -> int:
+        """How many intervals hold the columns; 0 if some are not written."""
+        intervals = self.written[r.value]
+        first = max(bisect.bisect_right(intervals, r.start, key=_start) - 1, 0)
         at = r.start
-        for start, stop in self.written[r.value]:
-            if start <= at < stop:
-                at = stop
-        return at >= r.stop
+        for i in range(first, len(intervals)):
+            start, stop = intervals[i]
+            if not start <= at < stop:
+                return 0
+            at = stop
+            if at >= r.stop:
+                return i + 1 - first
+        return 0
 
     def write(self, where: str, r: Range) -> None:
         intervals = self.written[r.value]
-        free = all(r.stop <= start or stop <= r.start for start, stop in intervals)
+        i = bisect.bisect_left(intervals, r.start, key=_start)
+        free = (i == 0 or intervals[i - 1][1] <= r.start) and (i == len(intervals) or r.stop <= intervals[i][0])
         self.check(free, where, "columns that no earlier step wrote", r)
-        intervals.append((r.start, r.stop))
-        intervals.sort()
+        intervals.insert(i, (r.start, r.stop))
+
+
+def _start(interval: tuple[int, int]) -> int:
+    return interval[0]

@@ -19,6 +19,14 @@ from typing import Literal, NamedTuple, Union
 MAX_WIDTH = 1 << 24
 MAX_COUNT = 1 << 16
 
+# And bounds of what the core makes of a plan, or a few megabytes of code could ask for all memory: the core cuts the
+# steps to pieces (of MIN_PIECE columns or more), each with the sources of its step, and follows what they read.
+MAX_COLUMNS = 1 << 25  # of all values
+MAX_ELEMENTS = 1 << 36  # of all params
+MAX_READS = 1 << 22  # sources of all pieces
+MAX_LINKS = 1 << 26  # from a piece to one that it reads
+MIN_PIECE = 32
+
 Role = Literal["input", "hidden", "output"]
 Side = Literal["leading", "trailing"]
 ROLES: tuple[Role, ...] = ("input", "hidden", "output")

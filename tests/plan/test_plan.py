@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fusedsplit.plan import (
     LINEAR,
+    MAX_WIDTH,
     PLAN_VERSION,
     Activation,
     Const,
@@ -88,6 +89,49 @@ def _step(index: int, **changes):
     return dataclasses.replace(plan, steps=tuple(steps))
 
 
+def pieces(sources: int, count: int) -> Plan:
+    """A Merge of many sources, of whose columns the core may cut `count` pieces, each with all sources."""
+    values = (Value(1, "input"), Value(32 * count, "hidden"), Value(count, "output"))
+    merge = Merge("add", ((Range(0, 0, 1), 1.0),) * sources, None, None, LINEAR, Range(1, 0, 32 * count))
+    rows = (Row("mean", Range(1, 32 * i, 32 * i + 32), Range(2, i, i + 1)) for i in range(count))
+    return Plan(values, (), (merge, *rows))
+
+
+def products(inputs: int, units: int, count: int) -> Plan:
+    """Products of one input with one kernel."""
+    dense = (Dense(Range(0, 0, inputs), 0, None, LINEAR, Range(1, i * units, (i + 1) * units)) for i in range(count))
+    return Plan((Value(inputs, "input"), Value(count * units, "output")), (Param((inputs, units)),), tuple(dense))
+
+
+def links(writers: int, units: int, readers: int) -> Plan:
+    """`readers` wide products that each read what `writers` steps wrote."""
+    values = (Value(1, "input"), Value(writers, "hidden"), Value(readers * units, "output"))
+    each = (Merge("add", ((Range(0, 0, 1), 1.0),), None, None, LINEAR, Range(1, i, i + 1)) for i in range(writers))
+    wide = (Dense(Range(1, 0, writers), 0, None, LINEAR, Range(2, i * units, (i + 1) * units)) for i in range(readers))
+    return Plan(values, (Param((writers, units)),), (*each, *wide))
+
+
+# Few integers that ask for much: what is beyond the bounds of steps.py, and what they let pass.
+EXCESSIVE = {
+    "sources of pieces": (pieces(40_000, 4_000), "step 0: expected at most 4194304 sources of all pieces of steps"),
+    "links": (links(8_000, 1 << 15, 9), "step 800[0-9]: expected at most 67108864 links between pieces of steps"),
+    "columns": (
+        Plan((Value(MAX_WIDTH, "input"),) * 3 + (Value(1, "output"),), (), ()),
+        "values: expected at most 33554",
+    ),
+    "params": (
+        dataclasses.replace(every_step(), params=(Param((MAX_WIDTH, MAX_WIDTH)),) * 65_536),
+        "values: expected at most 68719476736 elements of all params. Received: 281474976710656",
+    ),
+    "kernels": (products(1 << 22, 1, 1 << 15), "step 511: expected at most 67108864 links between pieces of steps"),
+}
+GENEROUS = {
+    "branches": (pieces(4_096, 32)),
+    "members": (products(512, 512, 32 * 700)),
+    "products": (products(4_096, 4_096, 1_024)),
+}
+
+
 BROKEN = {
     "read before written": (_step(0, src=Range(1, 0, 6)), "written before it is read"),
     "written twice": (_step(4, dst=Range(4, 3, 4)), "columns that no earlier step wrote"),
@@ -134,6 +178,18 @@ def test_broken_plans_are_refused(name):
     plan, message = BROKEN[name]
     with pytest.raises(PlanError, match=message):
         plan.validate()
+
+
+@pytest.mark.parametrize("name", EXCESSIVE)
+def test_plans_that_ask_for_too_much_are_refused(name):
+    plan, message = EXCESSIVE[name]
+    with pytest.raises(PlanError, match=message):
+        plan.validate()
+
+
+@pytest.mark.parametrize("name", GENEROUS)
+def test_plans_of_large_models_are_valid(name):
+    GENEROUS[name].validate()
 
 
 def test_another_version_is_refused():

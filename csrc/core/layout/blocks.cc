@@ -23,10 +23,12 @@ Layout size_blocks(Layout layout, size_t bytes) {
   layout.kept_rows = std::clamp(rows / kKeptRowsUnit * kKeptRowsUnit, kLeastRows, kMostRows);
   // Absurdly wide plans: bounded scratch matters more than speed.
   const ptrdiff_t most = kMostBlockBytes / static_cast<ptrdiff_t>(bytes);
+  // The temporaries of either have the rows of both.
+  const ptrdiff_t brief = layout.brief_width + 2 * layout.live_width + layout.joined_width;
   layout.brief_rows =
-      std::max<ptrdiff_t>(1, std::min(layout.brief_rows, most / std::max<ptrdiff_t>(layout.brief_width, 1)));
-  layout.kept_rows = std::max<ptrdiff_t>(
-      1, std::min(layout.kept_rows, most / std::max<ptrdiff_t>(layout.kept_width + layout.grad_width, 1)));
+      std::max<ptrdiff_t>(1, std::min(layout.brief_rows, most / std::max<ptrdiff_t>(brief, 1)));
+  layout.kept_rows =
+      std::max<ptrdiff_t>(1, std::min(layout.kept_rows, most / std::max<ptrdiff_t>(buffers, 1)));
   const ptrdiff_t shard =
       layout.shard_size +
       (layout.second_pass.empty() ? 0 : (layout.second_pass_width + layout.kept_width) * layout.kept_rows);

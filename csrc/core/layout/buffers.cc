@@ -1,10 +1,15 @@
 // Which buffers share their place.
 #include <algorithm>
+#include <utility>
 
 #include "core/layout/passes.h"
 
 namespace fusedsplit {
 namespace {
+
+// From so many buffers in use at once on, which no model comes near, each later one has its own place: the search
+// for a free one takes longer the more there are.
+constexpr size_t kMostBuffers = size_t{1} << 14;
 
 // Where a buffer is free again, the next one that is needed goes: buffers are then few, and warm.
 class BufferPool {
@@ -14,6 +19,7 @@ class BufferPool {
   // A place for a buffer in use from the `begin`-th node to the `end`-th, both included. Calls are in the
   // order of `begin`.
   ptrdiff_t take(ptrdiff_t ld, ptrdiff_t begin, ptrdiff_t end) {
+    if (used_.size() >= kMostBuffers) return std::exchange(width_, width_ + ld);
     used_.erase(std::remove_if(used_.begin(), used_.end(), [&](const Used& u) { return u.end < begin; }),
                 used_.end());
     ptrdiff_t offset = 0;
@@ -48,8 +54,11 @@ Layout reuse_buffers(Layout layout) {
     if (fold >= 0) touch(layout.nodes[layout.folds[static_cast<size_t>(fold)].merge].step.dst.value);
     touch(layout.nodes[static_cast<size_t>(n)].step.dst.value);
     const int join = layout.nodes[static_cast<size_t>(n)].join;
-    if (join >= 0)  // all of it is written where the first of it is
-      for (size_t i : layout.joins[static_cast<size_t>(join)].nodes) touch(layout.nodes[i].step.dst.value);
+    if (join >= 0) {  // all of it is written where the first of it is, and in use until the last
+      const std::vector<size_t>& nodes = layout.joins[static_cast<size_t>(join)].nodes;
+      if (static_cast<size_t>(n) == nodes.front() || static_cast<size_t>(n) == nodes.back())
+        for (size_t i : nodes) touch(layout.nodes[i].step.dst.value);
+    }
     for (const Source& s : layout.nodes[static_cast<size_t>(n)].step.sources) touch(s.range.value);
   }
   std::vector<char> elided(layout.places.size());

@@ -4,11 +4,12 @@
 namespace fusedsplit {
 namespace {
 
+constexpr int kNobody = -1, kSeveral = -2;
+
 // Within one stage: the gradients that several chains add to. What a chain has deferred cannot be used
 // by its own earlier nodes, so a value that the stage itself writes must not be one of these.
-void find_deferred(size_t begin, size_t end, Layout* layout) {
-  constexpr int kNobody = -1, kSeveral = -2;
-  std::vector<int> giver(layout->places.size(), kNobody);
+// `giver` is by value, kNobody for each, and is left so.
+void find_deferred(size_t begin, size_t end, std::vector<int>& giver, Layout* layout) {
   for (size_t n = begin; n < end; ++n)
     for (const Source& s : layout->nodes[n].step.sources) {
       int& chain = giver[static_cast<size_t>(s.range.value)];
@@ -23,6 +24,8 @@ void find_deferred(size_t begin, size_t end, Layout* layout) {
     const bool written = giver[static_cast<size_t>(node.step.dst.value)] == kSeveral;
     if (written || shares != node.defers) layout->parallel_gradients = false;
   }
+  for (size_t n = begin; n < end; ++n)
+    for (const Source& s : layout->nodes[n].step.sources) giver[static_cast<size_t>(s.range.value)] = kNobody;
 }
 
 }  // namespace
@@ -34,8 +37,9 @@ Layout find_chains(Layout layout) {
     if (chains.size() <= static_cast<size_t>(layout.nodes[n].chain)) chains.push_back({n, n});
     chains.back().end = n + 1;
   }
+  std::vector<int> giver(layout.places.size(), kNobody);
   for (const std::vector<Chain>& chains : layout.stages)
-    find_deferred(chains.front().begin, chains.back().end, &layout);
+    find_deferred(chains.front().begin, chains.back().end, giver, &layout);
   for (const ParamPlace& param : layout.params)
     layout.parallel_gradients = layout.parallel_gradients && !param.shared;
   return layout;

@@ -12,9 +12,8 @@ namespace fusedsplit {
 // Bytes of a cache line, and of the longest vector. Bits: yes, where steps are cut into pieces.
 constexpr ptrdiff_t kCacheLine = 64;
 
-// Columns of a piece at least: narrower pieces would leave too much of tiles and vectors empty. And of its last vector
-// at most a part of so many of its width may be idle. Bits: yes, of input gradients, whose sums run over a piece.
-constexpr ptrdiff_t kLeastPiece = 32;
+// Of the last vector of a piece (see kLeastPiece in plan.h) at most a part of so many of its width may be idle. Bits:
+// yes, of input gradients, whose sums run over a piece.
 constexpr ptrdiff_t kPieceToIdle = 8;
 
 // Vectors of a product that may be joined with others, at most: wider ones waste little of their last vector.

@@ -1,5 +1,6 @@
 // Merges that are computed by the products which write their sources.
 #include <algorithm>
+#include <map>
 
 #include "core/layout/constants.h"
 #include "core/layout/passes.h"
@@ -14,36 +15,35 @@ bool at_most_relu(const Activation& activation) {
 // Those that units fold, which also commute.
 bool foldable(MergeOp op) { return op == MergeOp::kAdd || op == MergeOp::kMul; }
 
-// By value, the nodes that write it, in order.
-std::vector<std::vector<size_t>> writers_of(const std::vector<Node>& nodes, size_t values) {
-  std::vector<std::vector<size_t>> writers(values);
-  for (size_t n = 0; n < nodes.size(); ++n)
-    writers[static_cast<size_t>(nodes[n].step.dst.value)].push_back(n);
+using Writers = std::map<ptrdiff_t, size_t>;  // first column -> node
+
+// By value, the nodes that write it.
+std::vector<Writers> writers_of(const std::vector<Node>& nodes, size_t values) {
+  std::vector<Writers> writers(values);
+  for (size_t n = 0; n < nodes.size(); ++n) {
+    const Range& dst = nodes[n].step.dst;
+    writers[static_cast<size_t>(dst.value)].emplace(dst.start, n);
+  }
   return writers;
 }
 
 // The terms of a Merge, if those who write its sources can fold them; else none. Only the first may be something
 // else than a product, and writers must run in the order of the sources, of which two may change places.
 std::vector<Fold::Term> fold_terms(const Layout& layout, const Step& step,
-                                   const std::vector<std::vector<size_t>>& writers) {
+                                   const std::vector<Writers>& writers) {
   const bool plain = step.kind == StepKind::kMerge && foldable(step.merge_op) &&
                      step.gain.kind == OperandKind::kNone && step.shift.kind == OperandKind::kNone &&
                      at_most_relu(step.activation);
   if (!plain) return {};
-  const auto writers_of_value = [&](const Range& r) -> const std::vector<size_t>& {
-    return writers[static_cast<size_t>(r.value)];
-  };
   // The node whose product is exactly this range of a hidden value, and free to be folded.
   const auto product_of = [&](const Range& range) {
-    for (size_t n : writers_of_value(range)) {
-      const Node& node = layout.nodes[n];
-      const Range& dst = node.step.dst;
-      const bool hidden = layout.places[static_cast<size_t>(dst.value)].role == Role::kHidden;
-      const bool free = node.step.kind == StepKind::kDense && node.join < 0 && node.fold < 0;
-      if (hidden && free && dst.start == range.start && dst.stop == range.stop)
-        return static_cast<ptrdiff_t>(n);
-    }
-    return ptrdiff_t{-1};
+    const Writers& of_value = writers[static_cast<size_t>(range.value)];
+    const auto at = of_value.find(range.start);
+    if (at == of_value.end()) return ptrdiff_t{-1};
+    const Node& node = layout.nodes[at->second];
+    const bool hidden = layout.places[static_cast<size_t>(range.value)].role == Role::kHidden;
+    const bool free = node.step.kind == StepKind::kDense && node.join < 0 && node.fold < 0;
+    return hidden && free && node.step.dst.stop == range.stop ? static_cast<ptrdiff_t>(at->second) : -1;
   };
   std::vector<Fold::Term> terms;
   for (size_t s = 0; s < step.sources.size(); ++s) {
@@ -55,9 +55,11 @@ std::vector<Fold::Term> fold_terms(const Layout& layout, const Step& step,
   if (terms.back().writer < 0) return {};
   ptrdiff_t before = -1;  // the last that writes columns of the first source; an input has none
   const Range& first = step.sources[terms[0].source].range;
-  for (size_t n : writers_of_value(first)) {
-    const Range& dst = layout.nodes[n].step.dst;
-    if (dst.start < first.stop && first.start < dst.stop) before = static_cast<ptrdiff_t>(n);
+  const Writers& of_first = writers[static_cast<size_t>(first.value)];
+  for (auto at = of_first.lower_bound(first.stop); at != of_first.begin();) {
+    --at;
+    if (layout.nodes[at->second].step.dst.stop <= first.start) break;
+    before = std::max(before, static_cast<ptrdiff_t>(at->second));
   }
   for (size_t t = 1; t < terms.size(); ++t) {
     if (terms[t].writer <= before) return {};

@@ -1,5 +1,6 @@
 // How gradients come in, pass through activations, and add up.
 #include <algorithm>
+#include <map>
 
 #include "core/layout/passes.h"
 
@@ -22,34 +23,35 @@ bool same_entrance(const Step& a, const Step& b) {
 // only added to.
 Layout order_gradients(Layout layout) {
   struct Set {
-    ptrdiff_t start, stop;
+    ptrdiff_t stop;
     size_t node;
   };
-  std::vector<std::vector<Set>> sets(layout.places.size());
+  std::vector<std::map<ptrdiff_t, Set>> sets(
+      layout.places.size());  // by value: start -> set; none meets another
   for (size_t i = layout.nodes.size(); i-- > 0;) {
     Node& node = layout.nodes[i];
     node.grad_add.assign(node.step.sources.size(), 0);
     for (size_t s = 0; s < node.step.sources.size(); ++s) {
       const Range& r = node.step.sources[s].range;
       bool& zeroed = layout.places[static_cast<size_t>(r.value)].grad_zeroed;
+      if (zeroed) continue;
       auto& ranges = sets[static_cast<size_t>(r.value)];
-      bool covered = false, overlaps = false;
-      for (const Set& set : ranges) {
-        const bool same = set.start == r.start && set.stop == r.stop;
-        const bool meets = set.start < r.stop && r.start < set.stop;
-        covered = covered || (set.start <= r.start && r.stop <= set.stop);
-        overlaps = overlaps || meets;
-        zeroed = zeroed || (meets && !same && set.node == i);
+      const auto after = ranges.upper_bound(r.start);
+      const auto before = after == ranges.begin() ? ranges.end() : std::prev(after);
+      if (before != ranges.end() && before->second.stop >= r.stop) {
+        const bool same = before->first == r.start && before->second.stop == r.stop;
+        zeroed = !same && before->second.node == i;
+        node.grad_add[s] = 1;
+        continue;
       }
-      node.grad_add[s] = covered;
-      if (covered) continue;
-      zeroed = zeroed || overlaps;
-      ranges.push_back({r.start, r.stop, i});
+      zeroed = (before != ranges.end() && before->second.stop > r.start) ||
+               (after != ranges.end() && after->first < r.stop);
+      if (!zeroed) ranges.emplace_hint(after, r.start, Set{r.stop, i});
     }
   }
   for (size_t v = 0; v < layout.places.size(); ++v) {
     ptrdiff_t columns = 0;
-    for (const Set& set : sets[v]) columns += set.stop - set.start;
+    for (const auto& [start, set] : sets[v]) columns += set.stop - start;
     if (columns != layout.places[v].width) layout.places[v].grad_zeroed = true;
   }
   for (Node& node : layout.nodes)

@@ -108,13 +108,28 @@ class Slicer {
     }
   }
 
+  using Writers = std::map<ptrdiff_t, size_t>;  // first column -> node
+
+  // How far the search for what a node needs has come: to a column of one of its sources.
+  struct Visit {
+    size_t node, source;
+    ptrdiff_t column;
+  };
+
+  // The writer of a column of the range's value, or the next one, if any.
+  Writers::const_iterator first_writer(const Range& r, ptrdiff_t column) const {
+    const Writers& writers = writers_[static_cast<size_t>(r.value)];
+    auto it = writers.upper_bound(column);
+    if (it != writers.begin() && out_.nodes[std::prev(it)->second].step.dst.stop > column) --it;
+    return it;
+  }
+
   // Nodes that write columns of a range, in the order of the columns.
-  template <class Visit>
-  void for_writers(const Range& r, const Visit& visit) const {
-    const auto& writers = writers_[static_cast<size_t>(r.value)];
-    auto it = writers.upper_bound(r.start);
-    if (it != writers.begin()) --it;
-    for (; it != writers.end() && it->first < r.stop; ++it) visit(it->second);
+  template <class Function>
+  void for_writers(const Range& r, const Function& visit) const {
+    const Writers& writers = writers_[static_cast<size_t>(r.value)];
+    for (auto it = first_writer(r, r.start); it != writers.end() && it->first < r.stop; ++it)
+      visit(it->second);
   }
 
   void order() {
@@ -124,27 +139,33 @@ class Slicer {
       writers_[static_cast<size_t>(dst.value)].emplace(dst.start, n);
     }
     // From each node that writes an output: what it needs, just before it.
-    std::vector<size_t> sequence, stack;
-    std::vector<char> state(out_.nodes.size());  // 1: its needs are on the stack, 2: done
+    std::vector<size_t> sequence;
+    std::vector<Visit> stack;  // one for each node on the way down, however much it reads
+    std::vector<char> seen(out_.nodes.size());
+    const auto visit = [&](size_t n) {
+      if (!seen[n]) stack.push_back({n, 0, 0});
+      seen[n] = 1;
+    };
     for (size_t n = 0; n < out_.nodes.size(); ++n) {
-      if (out_.values[static_cast<size_t>(out_.nodes[n].step.dst.value)].role == Role::kOutput)
-        stack.push_back(n);
+      if (out_.values[static_cast<size_t>(out_.nodes[n].step.dst.value)].role == Role::kOutput) visit(n);
       while (!stack.empty()) {
-        const size_t top = stack.back();
-        if (state[top]) {
+        Visit& top = stack.back();
+        const auto& sources = out_.nodes[top.node].step.sources;
+        if (top.source == sources.size()) {
+          sequence.push_back(top.node);
           stack.pop_back();
-          if (state[top] == 1) sequence.push_back(top);
-          state[top] = 2;
           continue;
         }
-        state[top] = 1;
-        const auto& sources = out_.nodes[top].step.sources;
-        const size_t bottom = stack.size();
-        for (const Source& s : sources)
-          for_writers(s.range, [&](size_t writer) {
-            if (!state[writer]) stack.push_back(writer);
-          });
-        std::reverse(stack.begin() + static_cast<ptrdiff_t>(bottom), stack.end());
+        const Range& r = sources[top.source].range;
+        const auto& writers = writers_[static_cast<size_t>(r.value)];
+        const auto writer = first_writer(r, std::max(r.start, top.column));
+        if (writer == writers.end() || writer->first >= r.stop) {
+          ++top.source;
+          top.column = 0;
+          continue;
+        }
+        top.column = out_.nodes[writer->second].step.dst.stop;
+        visit(writer->second);
       }
     }
     std::vector<Node> ordered;
@@ -188,7 +209,7 @@ class Slicer {
   Sliced out_;
   std::vector<std::vector<ptrdiff_t>> cuts_;
   std::vector<int> first_piece_;
-  std::vector<std::map<ptrdiff_t, size_t>> writers_;  // by value: first column -> node
+  std::vector<Writers> writers_;  // by value
 };
 
 }  // namespace

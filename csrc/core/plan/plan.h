@@ -14,6 +14,13 @@ namespace fusedsplit {
 constexpr int64_t kPlanVersion = 2;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;
 constexpr int64_t kMaxCount = int64_t{1} << 16;
+// What the executor makes of a plan is bounded by these: see fusedsplit/plan/steps.py.
+constexpr int64_t kMaxColumns = int64_t{1} << 25;
+constexpr int64_t kMaxElements = int64_t{1} << 36;
+constexpr int64_t kMaxReads = int64_t{1} << 22;
+constexpr int64_t kMaxLinks = int64_t{1} << 26;
+// The executor cuts no narrower piece off a Dense or Merge, which would leave too much of tiles and vectors empty.
+constexpr int64_t kLeastPiece = 32;
 
 struct Activation {
   ActivationKind kind = ActivationKind::kLinear;

@@ -16,28 +16,28 @@ std::string show(const Param& p) {
                      : "(" + std::to_string(p.cols) + ",)";
 }
 
-// The columns of a value written so far, as disjoint intervals that do not touch: start -> stop.
+// The columns of a value written so far, as disjoint intervals, one for each step: start -> stop.
 class Written {
  public:
-  bool covers(ptrdiff_t start, ptrdiff_t stop) const {
-    auto after = intervals_.upper_bound(start);
-    return after != intervals_.begin() && std::prev(after)->second >= stop;
+  // How many intervals hold the columns; 0 if some are not written.
+  int64_t holders(ptrdiff_t start, ptrdiff_t stop) const {
+    auto at = intervals_.upper_bound(start);
+    if (at == intervals_.begin()) return 0;
+    int64_t count = 0;
+    for (--at; at != intervals_.end() && at->first <= start && start < at->second; ++at) {
+      start = at->second;
+      ++count;
+      if (start >= stop) return count;
+    }
+    return 0;
   }
 
   // False, and no change, if some of the columns are written already.
   bool write(ptrdiff_t start, ptrdiff_t stop) {
-    auto after = intervals_.lower_bound(start);
+    const auto after = intervals_.lower_bound(start);
     if (after != intervals_.end() && after->first < stop) return false;
     if (after != intervals_.begin() && std::prev(after)->second > start) return false;
-    if (after != intervals_.end() && after->first == stop) {
-      stop = after->second;
-      after = intervals_.erase(after);
-    }
-    if (after != intervals_.begin() && std::prev(after)->second == start) {
-      std::prev(after)->second = stop;
-    } else {
-      intervals_.emplace(start, stop);
-    }
+    intervals_.emplace_hint(after, start, stop);
     return true;
   }
 
@@ -54,6 +54,7 @@ class Checker {
     where_ = "values";
     check(!plan_.inputs.empty(), "at least one input", "none");
     check(!plan_.outputs.empty(), "at least one output", "none");
+    declared();
     for (int i : plan_.inputs)
       written_[static_cast<size_t>(i)].write(0, plan_.values[static_cast<size_t>(i)].width);
     for (size_t i = 0; i < plan_.steps.size() && error_.empty(); ++i) {
@@ -63,8 +64,8 @@ class Checker {
     for (size_t i = 0; i < plan_.values.size() && error_.empty(); ++i) {
       where_ = "value " + std::to_string(i);
       const ptrdiff_t width = plan_.values[i].width;
-      check(written_[i].covers(0, width), "every one of its " + std::to_string(width) + " columns written",
-            "only some of them");
+      check(written_[i].holders(0, width) > 0,
+            "every one of its " + std::to_string(width) + " columns written", "only some of them");
     }
     return error_;
   }
@@ -73,6 +74,39 @@ class Checker {
   bool check(bool condition, const std::string& expected, const std::string& received) {
     if (!condition && error_.empty()) error_ = where_ + ": expected " + expected + ". Received: " + received;
     return error_.empty();
+  }
+
+  bool at_most(int64_t bound, const char* what, int64_t received) {
+    return check(received <= bound, "at most " + std::to_string(bound) + " " + what,
+                 std::to_string(received));
+  }
+
+  // No sum overflows: of 2^16 sizes each is at most 2^48, and those of params stop at the bound.
+  void declared() {
+    int64_t columns = 0, elements = 0;
+    for (const Value& v : plan_.values) columns += v.width;
+    at_most(kMaxColumns, "columns of all values", columns);
+    for (const Param& p : plan_.params) {
+      elements += p.size();
+      if (!at_most(kMaxElements, "elements of all params", elements)) return;
+    }
+  }
+
+  // What the executor makes of the steps so far: the sources of all pieces, and what these depend on. With the latter
+  // all kernels together are bounded too, to 1024 elements for each link, however many steps have the same one.
+  void count(const Step& step) {
+    // A cut may be at any column but the first, and the next one kLeastPiece columns on.
+    const bool cut = step.kind == StepKind::kDense || step.kind == StepKind::kMerge;
+    const int64_t pieces = cut ? 1 + (step.dst.width() + kLeastPiece - 2) / kLeastPiece : 1;
+    for (const Source& s : step.sources) {
+      const Written& source = written_[static_cast<size_t>(s.range.value)];
+      const int64_t held = source.holders(s.range.start, s.range.stop);
+      if (!check(held > 0, "a range that is written before it is read", show(s.range))) return;
+      reads_ += pieces;
+      links_ += pieces * (held + s.range.width() / kLeastPiece);
+      if (!at_most(kMaxReads, "sources of all pieces of steps", reads_)) return;
+      if (!at_most(kMaxLinks, "links between pieces of steps", links_)) return;
+    }
   }
 
   // Whether the range lies within a value; nothing else may be asked of one that does not.
@@ -85,13 +119,11 @@ class Checker {
   }
 
   void step(const Step& step) {
-    for (const Source& s : step.sources) {
+    for (const Source& s : step.sources)
       if (!range(s.range)) return;
-      if (!check(written_[static_cast<size_t>(s.range.value)].covers(s.range.start, s.range.stop),
-                 "a range that is written before it is read", show(s.range)))
-        return;
-    }
     if (!range(step.dst)) return;
+    count(step);
+    if (!error_.empty()) return;
     switch (step.kind) {
       case StepKind::kDense:
         dense(step);
@@ -181,6 +213,7 @@ class Checker {
 
   const Plan& plan_;
   std::vector<Written> written_;
+  int64_t reads_ = 0, links_ = 0;
   std::string where_;
   std::string error_;
 };
