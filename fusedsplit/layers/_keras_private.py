@@ -9,6 +9,10 @@ import keras
 from keras.layers import Dense, Layer
 
 try:
+    from keras.src.backend import Variable  # in Keras 3.5 `keras.Variable` is a subclass of what layers make
+except ImportError:
+    Variable = keras.Variable
+try:
     from keras.src.backend.common import global_state
 except ImportError:  # a Keras that keeps its state elsewhere: whether a scope is open is not known then
     global_state = None
@@ -25,6 +29,11 @@ def in_no_scope() -> bool:
         and state.get("stateless_scope") is None
         and state.get("distribution") is None
     )
+
+
+def tensor_of(weight: Any) -> Any:
+    """What a variable of Keras stands for, a tf.Variable outside of its scopes; anything else as it is."""
+    return weight.value if isinstance(weight, Variable) else weight
 
 
 def is_rematerialized(layer: Layer) -> bool:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from fusedsplit.backends.base import Operands, Run
 from fusedsplit.layers import magnitude, reference
-from fusedsplit.layers._keras_private import KeptVariables, in_no_scope
+from fusedsplit.layers._keras_private import KeptVariables, in_no_scope, tensor_of
 from fusedsplit.layers.lower import lower
 from fusedsplit.layers.spec import CallableMerge, SplitSpec
 from fusedsplit.layers.sublayers import SpecReader, all_sublayers, dynamic_reasons
@@ -103,7 +103,7 @@ class LayerComputation(SpecComputation):
         return None if self.unfusable_reasons() else self._looked_up()
 
     def _looked_up(self) -> list[Any]:
-        return [_tensor(getattr(layer, name)) for layer, name in self._reader.weights]
+        return [tensor_of(getattr(layer, name)) for layer, name in self._reader.weights]
 
     def _kept_variables(self) -> KeptVariables | None:
         """The variables, where they are all that the params are and nothing speaks against running the plan."""
@@ -184,7 +184,3 @@ def ones_like_rows(x: Any, width: int) -> tf.Tensor:
 def as_rows(points: tf.Tensor) -> tf.Tensor:
     """Points of x's leading dimensions as one for each row of the flattened x; a single one stays as it is."""
     return tf.reshape(points, [-1]) if points.shape.rank else points
-
-
-def _tensor(weight: Any) -> Any:
-    return weight.value if isinstance(weight, keras.Variable) else weight
