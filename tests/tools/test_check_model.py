@@ -217,7 +217,7 @@ def test_a_wrong_backend_fails_but_not_in_float64(pair, monkeypatch):
     monkeypatch.setattr(
         dispatch,
         "call",
-        lambda *args: [y + 1e-4 * (dispatch._forced.get() != "reference") for y in right(*args)],
+        lambda *args, **kwargs: [y + 1e-4 * (dispatch._forced.get() != "reference") for y in right(*args, **kwargs)],
     )
     report = fs.check(new, against=old, backends=["tf"])
     assert [(row.backend, row.order) for row in report.rows if not row.ok] == [("tf", "value")]
