@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import Operands, Run
+from fusedsplit.layers._keras_private import tensor_of
 from fusedsplit.layers.sublayers import dynamic_reasons
 from fusedsplit.models import _keras_private as private
 from fusedsplit.models import calls
@@ -195,11 +196,9 @@ def _same_rows(inputs: Sequence[Any], lead: int) -> bool:
 
 def _values(weight: Any, dtype: str) -> Any:
     """A weight as a tensor, or a tuple of them; None is left."""
-    if isinstance(weight, keras.Variable):
-        return weight.value
     if isinstance(weight, tuple):
         return tuple(_values(w, dtype) for w in weight)
-    return tf.constant(weight, dtype) if isinstance(weight, np.ndarray) else weight
+    return tf.constant(weight, dtype) if isinstance(weight, np.ndarray) else tensor_of(weight)
 
 
 def _as_rows(x: Any, lead: int, tensor: Tensor) -> Any:
