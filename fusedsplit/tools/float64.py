@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import types_pb2
 
 Arrays = list[np.ndarray]
-_FLOATS = {types_pb2.DT_FLOAT, types_pb2.DT_HALF, types_pb2.DT_BFLOAT16}
+_FLOATS = {tf.float32.as_datatype_enum, tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum}
 _names = itertools.count()
 
 
@@ -139,7 +138,7 @@ def _rewrite_nodes(nodes: Any, renamed: dict[str, str], inside: bool) -> dict[st
                 casts[f"{cast.name}:output:0"] = f"{cast.name}:y:0"
                 cast.input[0] += ":output:0"
             cast.attr["SrcT"].type = node.attr["dtype"].type
-            cast.attr["DstT"].type = types_pb2.DT_DOUBLE
+            cast.attr["DstT"].type = tf.float64.as_datatype_enum
             added.append(cast)
         else:
             node.op = renamed.get(node.op, node.op)
@@ -178,4 +177,4 @@ def _rewrite_function(function: Any, renamed: dict[str, str]) -> None:
 
 
 def _type(number: int) -> int:
-    return types_pb2.DT_DOUBLE if number in _FLOATS else number
+    return tf.float64.as_datatype_enum if number in _FLOATS else number

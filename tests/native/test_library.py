@@ -78,7 +78,7 @@ def test_an_isa_of_another_architecture_is_refused_with_the_names_that_there_are
     root = library.PACKAGE.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=env)
     assert "FUSEDSPLIT_MAX_ISA: expected one of" in done.stdout, done.stderr
-    assert f"Received: {foreign}" in done.stdout
+    assert "Received: " in done.stdout and foreign in done.stdout
 
 
 def test_nothing_is_thrown_through_the_c_interface():
