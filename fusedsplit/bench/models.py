@@ -106,8 +106,9 @@ class ModelContest:
 
     def _problems(self, x: tf.Tensor, dys: Sequence[tf.Tensor]) -> dict[str, str]:
         """For each contestant what disagrees with the plain model in float64 ("": nothing)."""
-        truth = self._truth(x, dys)
-        errors = {n: _errors(_flat(f(x, dys)), truth) for n, f in self.gradients.items()}
+        errors = {}
+        for contestant, f in self.gradients.items():
+            errors[contestant] = _errors(_flat(f(x, dys)), self._truth(x, dys, contestant.endswith("-xla")))
         own = errors[PLAIN]
         problems = {}
         for contestant, found in errors.items():
@@ -117,10 +118,10 @@ class ModelContest:
             problems[contestant] = f"tensor {worst} errs by {found[worst]:.1e} of {allowed[worst]:.1e}" if bad else ""
         return problems
 
-    def _truth(self, x: tf.Tensor, dys: Sequence[tf.Tensor]) -> list[np.ndarray]:
-        """Outputs and gradients in float64; of a model that draws numbers, the plain model's own in float32."""
+    def _truth(self, x: tf.Tensor, dys: Sequence[tf.Tensor], jit: bool) -> list[np.ndarray]:
+        """Outputs and gradients in float64; of a model that draws numbers, and others under XLA, the plain one's own."""
         if self.name == "vae":
-            return _flat(self.gradients[PLAIN](x, dys))
+            return _flat(self.gradients[f"{PLAIN}-xla" if jit else PLAIN](x, dys))
         before = keras.config.dtype_policy(), keras.config.floatx()
         keras.config.set_floatx("float64")
         keras.config.set_dtype_policy("float64")
