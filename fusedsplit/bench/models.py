@@ -119,7 +119,7 @@ class ModelContest:
         return problems
 
     def _truth(self, x: tf.Tensor, dys: Sequence[tf.Tensor], jit: bool) -> list[np.ndarray]:
-        """Outputs and gradients in float64; of a model that draws numbers, and others under XLA, the plain one's own."""
+        """Outputs and gradients in float64; of a model that draws numbers (others under XLA) the plain one's own."""
         if self.name == "vae":
             return _flat(self.gradients[f"{PLAIN}-xla" if jit else PLAIN](x, dys))
         before = keras.config.dtype_policy(), keras.config.floatx()

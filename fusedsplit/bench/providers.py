@@ -207,7 +207,7 @@ LADDER = ("lambda", "lambda-xla", "hand", "tf", "xla", "op", "op-xla")
 # Of whole models: as Keras runs them, and as `fs.fuse` does.
 PLAIN, MODEL = "plain", "fused"
 FUSED = ("tf", "xla", "op", "op-xla", "auto", MODEL, f"{MODEL}-xla")
-OP = ("op", "op-xla", MODEL, f"{MODEL}-xla")
+OP = ("op", "op-xla")
 
 
 def make(name: str, case: Case, weights: Weights) -> Program:

@@ -140,7 +140,7 @@ def ladder_table(cells: Sequence[Cell], mode: str, section: str = "cells") -> Ta
     cells = [cell for cell in cells if cell.mode == mode]
     names = provider_names(cells)
     ours = [name for name in names if name in FUSED]
-    chosen = [name for name in ours if name in OP] or ours[-1:]
+    chosen = [name for name in ours if name in OP or section == "models"] or ours[-1:]
     what, base, baseline = _SECTIONS[section]
     table = Table(title=f"{what}{_MODES[mode]}: median us; speed-up over the {base} run likewise")
     table.add_column("case")
