@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from fusedsplit.tools.check_report import ORDERS
-from fusedsplit.tools.float64 import Traced
+from fusedsplit.tools.float64 import Traced, is_float
 
 Tensors = list[np.ndarray]
 DRAWS = 8
@@ -232,7 +232,3 @@ class TracedProgram:
 def largest_errors(found: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> list[float]:
     """The largest absolute difference in each tensor."""
     return [float(np.max(np.abs(f - e), initial=0.0)) for f, e in zip(found, exact)]
-
-
-def is_float(array: np.ndarray) -> bool:
-    return bool(tf.as_dtype(array.dtype).is_floating)

@@ -66,7 +66,7 @@ class _Double:
         )
 
     def run(self, arrays: Sequence[np.ndarray], change: Callable[[np.ndarray], np.ndarray]) -> Arrays:
-        given = [tf.constant(change(_double(array)) if _is_float(array) else array) for array in arrays]
+        given = [tf.constant(change(_double(array)) if is_float(array) else array) for array in arrays]
         return _arrays(self._run(*given, *(captured.given(change) for captured in self._captured)))
 
 
@@ -78,7 +78,7 @@ class _Captured:
         self._variable = None
         value = variable if variable is not None else tensor if tensor.dtype.is_floating else None
         self._value = None if value is None else value.numpy()
-        if self._value is not None and _is_float(self._value):
+        if self._value is not None and is_float(self._value):
             self._value = _double(self._value)
         if variable is not None:
             self._variable = tf.Variable(tf.constant(self._value), shape=variable.shape)
@@ -86,14 +86,14 @@ class _Captured:
     def given(self, change: Callable[[np.ndarray], np.ndarray]) -> Any:
         if self._value is None:
             return self._tensor
-        value = tf.constant(change(self._value) if _is_float(self._value) else self._value)
+        value = tf.constant(change(self._value) if is_float(self._value) else self._value)
         if self._variable is None:
             return value
         self._variable.assign(value)
         return self._variable.handle
 
 
-def _is_float(array: np.ndarray) -> bool:
+def is_float(array: np.ndarray) -> bool:
     return bool(tf.as_dtype(array.dtype).is_floating)
 
 
@@ -103,7 +103,7 @@ def _double(array: np.ndarray) -> np.ndarray:
 
 def _arrays(tensors: Iterable[tf.Tensor]) -> Arrays:
     arrays = [np.asarray(tensor) for tensor in tensors]
-    return [_double(array) if _is_float(array) else array for array in arrays]
+    return [_double(array) if is_float(array) else array for array in arrays]
 
 
 # The graph.
