@@ -45,8 +45,7 @@ class _Validator:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        # Written columns of each value as disjoint intervals in order; inputs are complete from the start.
-        self.written: list[list[tuple[int, int]]] = [[(0, v.width)] if v.role == "input" else [] for v in plan.values]
+        self.written = [_Written() for _ in plan.values]
         self.reads = self.links = 0
 
     def run(self) -> None:
@@ -67,6 +66,8 @@ class _Validator:
             fits = len(param.shape) in (1, 2) and all(1 <= d <= MAX_WIDTH for d in param.shape)
             self.check(fits, f"param {i}", f"one or two sizes from 1 to {MAX_WIDTH}", param.shape)
         self.at_most(MAX_COLUMNS, "values", "columns of all values", sum(value.width for value in plan.values))
+        for i in plan.inputs:
+            self.written[i].write(0, plan.values[i].width)
         elements = 0
         for param in plan.params:
             elements += math.prod(param.shape)
@@ -74,8 +75,8 @@ class _Validator:
         for i, step in enumerate(plan.steps):
             self.step(f"step {i}", step)
         for i, value in enumerate(plan.values):
-            complete = self.holders(Range(i, 0, value.width))
-            self.check(complete > 0, f"value {i}", f"every one of its {value.width} columns written", self.written[i])
+            whole = self.written[i].holders(0, value.width) > 0
+            self.check(whole, f"value {i}", f"every one of its {value.width} columns written", self.written[i].runs)
 
     @staticmethod
     def check(condition: bool, where: str, expected: str, received: object) -> None:
@@ -109,7 +110,7 @@ class _Validator:
         cuts = (step.dst.width + MIN_PIECE - 2) // MIN_PIECE if isinstance(step, (Dense, Merge)) else 0
         pieces = 1 + cuts
         for r in sources(step):
-            held = self.holders(r)
+            held = self.written[r.value].holders(r.start, r.stop)
             self.check(held > 0, where, "a range that is written before it is read", r)
             self.reads += pieces
             self.links += pieces * (held + r.width // MIN_PIECE)
@@ -171,26 +172,46 @@ class _Validator:
         width = self.plan.values[r.value].width
         self.check(0 <= r.start < r.stop <= width, where, f"a non-empty range within {width} columns", r)
 
-    def holders(self, r: Range) -> int:
-        """How many intervals hold the columns; 0 if some are not written."""
-        intervals = self.written[r.value]
-        first = max(bisect.bisect_right(intervals, r.start, key=_start) - 1, 0)
-        at = r.start
-        for i in range(first, len(intervals)):
-            start, stop = intervals[i]
-            if not start <= at < stop:
-                return 0
-            at = stop
-            if at >= r.stop:
-                return i + 1 - first
-        return 0
-
     def write(self, where: str, r: Range) -> None:
-        intervals = self.written[r.value]
-        i = bisect.bisect_left(intervals, r.start, key=_start)
-        free = (i == 0 or intervals[i - 1][1] <= r.start) and (i == len(intervals) or r.stop <= intervals[i][0])
+        free = self.written[r.value].write(r.start, r.stop)
         self.check(free, where, "columns that no earlier step wrote", r)
-        intervals.insert(i, (r.start, r.stop))
+
+
+class _Written:
+    """The columns of a value written so far, as disjoint intervals, one for each step.
+
+    Attributes:
+        starts: of the intervals, in order.
+        runs: (start, stop) of intervals that touch, as one: what is within one run is written, at however many
+            intervals, without a walk over them.
+    """
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.runs: list[tuple[int, int]] = []
+
+    def holders(self, start: int, stop: int) -> int:
+        """How many intervals hold the columns; 0 if some are not written."""
+        i = bisect.bisect_right(self.runs, start, key=_start) - 1
+        if i < 0 or self.runs[i][1] < stop:
+            return 0
+        return bisect.bisect_left(self.starts, stop) - bisect.bisect_right(self.starts, start) + 1
+
+    def write(self, start: int, stop: int) -> bool:
+        """False, and no change, if some of the columns are written already."""
+        i = bisect.bisect_left(self.runs, start, key=_start)
+        before = self.runs[i - 1] if i > 0 else None
+        after = self.runs[i] if i < len(self.runs) else None
+        if (before and before[1] > start) or (after and after[0] < stop):
+            return False
+        bisect.insort(self.starts, start)
+        first, last = i, i
+        if before and before[1] == start:
+            first, start = i - 1, before[0]
+        if after and after[0] == stop:
+            last, stop = i + 1, after[1]
+        self.runs[first:last] = [(start, stop)]
+        return True
 
 
 def _start(interval: tuple[int, int]) -> int:

@@ -23,6 +23,7 @@ from fusedsplit.plan import (
     Range,
     Row,
     Value,
+    rules,
 )
 
 RELU = Activation("relu")
@@ -220,3 +221,16 @@ def test_any_change_is_refused_or_decodes_to_what_encodes_alike(data):
     except PlanError:
         return
     assert Plan.decode(plan.encode()) == plan
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6)), max_size=12), st.integers(0, 20), st.integers(1, 9))
+def test_intervals_that_hold_a_range_are_counted(writes, start, width):
+    written, by_column = rules._Written(), {}
+    for i, (at, size) in enumerate(writes):
+        columns = range(at, at + size)
+        free = not any(c in by_column for c in columns)
+        assert written.write(at, at + size) == free
+        by_column.update(dict.fromkeys(columns, i) if free else {})
+    holders = [by_column.get(c) for c in range(start, start + width)]
+    assert written.holders(start, start + width) == (0 if None in holders else len(set(holders)))

@@ -13,6 +13,17 @@ bool wants_source(const Node& node, const std::vector<char>& wanted) {
   return node.step.kind == StepKind::kDense && wanted[static_cast<size_t>(node.step.sources[0].range.value)];
 }
 
+// The packings that gradients of sources are computed from.
+std::vector<const Packing*> wanted_packings(const Layout& layout, const std::vector<char>& wanted) {
+  std::vector<char> reads(layout.packings.size());
+  for (const Node& node : layout.nodes)
+    if (wants_source(node, wanted)) reads[static_cast<size_t>(node.packing)] = 1;
+  std::vector<const Packing*> packings;
+  for (size_t p = 0; p < reads.size(); ++p)
+    if (reads[p]) packings.push_back(&layout.packings[p]);
+  return packings;
+}
+
 // A block of every shard at a time, each followed by the second pass over these blocks; `backs` is by shard.
 template <class T, class RunBlock>
 void run_rounds(Workers* workers, const Blocks& blocks, const std::vector<SecondPassTask>& tasks,
@@ -105,10 +116,9 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   grads.transposed = transposed;
   grads.shards = workspace.take<T>(layout_.shard_size * (blocks.shards - 1));
   grads.second_pass_dz = workspace.take<T>(layout_.second_pass_width * layout_.kept_rows * blocks.shards);
-  workers->run(static_cast<ptrdiff_t>(layout_.nodes.size()), [&](ptrdiff_t i, int) {
-    const Node& node = layout_.nodes[static_cast<size_t>(i)];
-    if (wants_source(node, grads.wanted))
-      pack_node(*call->kernels, layout_, node, args.params, true, transposed);
+  const std::vector<const Packing*> packings = wanted_packings(layout_, grads.wanted);
+  workers->run(static_cast<ptrdiff_t>(packings.size()), [&](ptrdiff_t i, int) {
+    pack_kernel(*call->kernels, layout_, *packings[static_cast<size_t>(i)], args.params, true, transposed);
   });
 
   const std::vector<SecondPassTask> tasks = second_pass_tasks(grads);
@@ -203,20 +213,27 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
     blocks.back().buffers = args.saved ? const_cast<T*>(args.saved) : kept;
     blocks.back().temporaries = Temporaries<T>(layout_, args.rows, &mine);
   }
+  const auto packing_of = [&](const Node& node) -> const Packing& {
+    return layout_.packings[static_cast<size_t>(node.packing)];
+  };
   const auto back = [&](int worker) {
     return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, buffers, 0, true, true, nullptr};
   };
   if (!args.saved) recompute(call, blocks[0]);
   zero_params(grads, 0, false);
-  call->workers->run(1, [&](ptrdiff_t, int worker) { begin_gradients(back(worker)); });
+  call->workers->run(1, [&](ptrdiff_t, int worker) {
+    begin_gradients(back(worker));
+    for (const Packing* packing : wanted_packings(layout_, grads.wanted))
+      if (packing->shared) pack_kernel(*call->kernels, layout_, *packing, args.params, true, transposed);
+  });
   for (size_t s = layout_.stages.size(); s-- > 0;) {
     const std::vector<Chain>& chains = layout_.stages[s];
     call->workers->run(static_cast<ptrdiff_t>(chains.size()), [&](ptrdiff_t i, int worker) {
       const Chain& chain = chains[static_cast<size_t>(i)];
       for (size_t n = chain.end; n-- > chain.begin;) {
         const Node& node = layout_.nodes[n];
-        if (wants_source(node, grads.wanted))
-          pack_node(*call->kernels, layout_, node, args.params, true, transposed);
+        if (wants_source(node, grads.wanted) && !packing_of(node).shared)
+          pack_kernel(*call->kernels, layout_, packing_of(node), args.params, true, transposed);
         run_gradient(back(worker), node, true);
       }
     });

@@ -98,10 +98,11 @@ void run_dense(const Block<T>& block, const Node& node) {
   }
   g.a = a.data;
   g.lda = a.ld;
-  g.packed = block.tensors->packed != nullptr && node.join < 0;
-  g.b = g.packed ? block.tensors->packed + node.packed : block.tensors->params[step.kernel] + node.column;
+  g.packed = block.tensors->packed != nullptr && !node.by_panels;
+  g.b = g.packed ? block.tensors->packed + place_of(*block.layout, node)
+                 : block.tensors->params[step.kernel] + node.column;
   g.ldb = block.layout->params[static_cast<size_t>(step.kernel)].cols;
-  g.by_panels = node.join >= 0;
+  g.by_panels = node.by_panels;
   if (!g.packed && !g.by_panels && g.n <= kDotMaxColumns && g.m > kDotMaxColumns) {
     block.kernels->pack(g.k, g.n, g.b, g.ldb, block.temporaries.narrow);
     g.packed = true;
@@ -303,17 +304,17 @@ void pack_join(const Kernels<T>& kernels, const Layout& layout, const Join& join
 }
 
 template <class T>
-void pack_node(const Kernels<T>& kernels, const Layout& layout, const Node& node, const T* const* params,
-               bool transposed, T* packed) {
+void pack_kernel(const Kernels<T>& kernels, const Layout& layout, const Packing& packing,
+                 const T* const* params, bool transposed, T* packed) {
+  const Node& node = layout.nodes[packing.node];
   const Step& step = node.step;
-  if (step.kind != StepKind::kDense || (node.join >= 0 && !transposed)) return;
   const ptrdiff_t k = step.sources[0].range.width(), n = step.dst.width();
   const ptrdiff_t cols = layout.params[static_cast<size_t>(step.kernel)].cols;
   const T* kernel = params[step.kernel] + node.column;
   if (transposed) {
-    kernels.pack_transposed(n, k, kernel, cols, packed + node.packed);
+    kernels.pack_transposed(n, k, kernel, cols, packed + packing.at);
   } else {
-    kernels.pack(k, n, kernel, cols, packed + node.packed);
+    kernels.pack(k, n, kernel, cols, packed + packing.at);
   }
 }
 
@@ -327,7 +328,7 @@ void pack_node(const Kernels<T>& kernels, const Layout& layout, const Node& node
   template void run_node<T>(const Block<T>&, const Node&);                                            \
   template void run_nodes<T>(Block<T>);                                                               \
   template void pack_join<T>(const Kernels<T>&, const Layout&, const Join&, const T* const*, T*, T*); \
-  template void pack_node<T>(const Kernels<T>&, const Layout&, const Node&, const T* const*, bool, T*);
+  template void pack_kernel<T>(const Kernels<T>&, const Layout&, const Packing&, const T* const*, bool, T*);
 FUSEDSPLIT_FOR_TYPE(float)
 FUSEDSPLIT_FOR_TYPE(double)
 #undef FUSEDSPLIT_FOR_TYPE

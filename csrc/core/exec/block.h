@@ -141,9 +141,14 @@ template <class T>
 void pack_join(const Kernels<T>& kernels, const Layout& layout, const Join& join, const T* const* params,
                T* kernel, T* joined);
 
-// Packs the kernel of a node, if it has one, as forward reads it, or transposed as backward does.
+// Packs columns of a kernel as forward reads them, or transposed as backward does.
 template <class T>
-void pack_node(const Kernels<T>& kernels, const Layout& layout, const Node& node, const T* const* params,
-               bool transposed, T* packed);
+void pack_kernel(const Kernels<T>& kernels, const Layout& layout, const Packing& packing,
+                 const T* const* params, bool transposed, T* packed);
+
+// Where the kernel of a node is among the packed operands.
+inline ptrdiff_t place_of(const Layout& layout, const Node& node) {
+  return layout.packings[static_cast<size_t>(node.packing)].at;
+}
 
 }  // namespace fusedsplit

@@ -90,20 +90,17 @@ struct Executor<T>::Call {
   void prepare_forward(const Layout& layout, ptrdiff_t rows, T* to) {
     if (rows >= kJoinRows && !layout.joins.empty()) {
       T* joined = to + layout.join_kernel;
-      for (const Join& join : layout.joins) pack_join(*kernels, layout, join, tensors.params, to, joined);
+      for (const Join& join : layout.joins)
+        if (join.fresh) pack_join(*kernels, layout, join, tensors.params, to, joined);
       tensors.joined = joined;
       to = joined + layout.joined_size;
     }
     if (rows < kPackRows) return;
-    pack(layout, false, to);
-    tensors.packed = to;
-  }
-
-  // Packs every kernel, as forward reads it or transposed.
-  void pack(const Layout& layout, bool transposed, T* to) const {
-    workers->run(static_cast<ptrdiff_t>(layout.nodes.size()), [&](ptrdiff_t i, int) {
-      pack_node(*kernels, layout, layout.nodes[static_cast<size_t>(i)], tensors.params, transposed, to);
+    workers->run(static_cast<ptrdiff_t>(layout.packings.size()), [&](ptrdiff_t i, int) {
+      const Packing& packing = layout.packings[static_cast<size_t>(i)];
+      if (packing.forward) pack_kernel(*kernels, layout, packing, tensors.params, false, to);
     });
+    tensors.packed = to;
   }
 };
 

@@ -156,7 +156,7 @@ void source_gradient(const BlockGradients<T>& grads, const Node& node, const Row
   g.k = g.k_end = step.dst.width();
   g.a = dz.data + begin * dz.ld;
   g.lda = dz.ld;
-  g.b = grads.all->transposed + node.packed;
+  g.b = grads.all->transposed + place_of(*grads.block->layout, node);
   g.packed = true;
   g.c = step.point >= 0 ? block.temporaries.whole_gradient : to.data + begin * to.ld;
   g.ldc = step.point >= 0 ? block.layout->live_width : to.ld;
@@ -207,6 +207,7 @@ void merge_gradient(const BlockGradients<T>& grads, const Node& node) {
   give_sources(grads, node);
   g.dz = dz.data;
   g.lddz = dz.ld;
+  if (step.merge_op == MergeOp::kMul) g.tile = merge_tile(g.merge.count);
   g.suffix = block.temporaries.suffix;
   if (grads.all->wants_param(step.gain.param)) g.gain_sums = block.temporaries.sums;
   block.kernels->merge_grad(g);

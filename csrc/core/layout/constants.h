@@ -20,6 +20,14 @@ constexpr ptrdiff_t kPieceToIdle = 8;
 // Bits: no.
 constexpr ptrdiff_t kJoinedVectors = 2;
 
+// Elements of all joined operands, as a multiple of those of all params: one join has up to 3.2 times those of its
+// kernels, but with kernels that several steps share joins could ask for any multiple. Bits: no.
+constexpr ptrdiff_t kJoinedToParams = 4;
+
+// Partial products that the derivative of a Merge that multiplies keeps at a time: with more than 1024 sources it takes
+// fewer than kMergeTile columns. Bits: yes, of the gradient of a source that is repeated over the columns.
+constexpr ptrdiff_t kMostMergeTerms = kMergeTile << 10;
+
 // Cache lines of a buffer's row that a tile reads whole, so that its stride needs not be odd. Bits: no.
 constexpr ptrdiff_t kWholeLines = 3;
 // A stride of what is kept for backward is no multiple of so many cache lines (1 KiB). Bits: no.

@@ -12,9 +12,10 @@ Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most) {
   const ptrdiff_t unit = kCacheLine / static_cast<ptrdiff_t>(bytes);
   Layout layout = place_values(slice_plan(plan, unit, most), unit);
   layout = place_nodes(std::move(layout), unit);
-  layout = find_joins(std::move(layout), unit);
-  layout = find_folds(std::move(layout));
   layout = place_params(std::move(layout), plan);
+  layout = find_joins(std::move(layout), unit);
+  layout = place_packings(std::move(layout));
+  layout = find_folds(std::move(layout));
   layout = find_second_pass(std::move(layout), unit);
   layout = order_gradients(std::move(layout));
   layout = find_entries(std::move(layout));

@@ -50,6 +50,15 @@ struct Entry {
   size_t node = 0;  // the first of the nodes that wrote them
 };
 
+// Columns of a kernel as nodes read them, packed once however many nodes these are: forward, or transposed for
+// backward, in the same place.
+struct Packing {
+  size_t node = 0;      // one of those that read it
+  ptrdiff_t at = 0;     // among the packed operands
+  bool shared = false;  // by several nodes
+  bool forward = true;  // some node reads it by itself, not by panels
+};
+
 // Products of one source, each of so few columns that they fill their vectors only together: where rows are
 // many, they are computed as one product k x n, which runs in the place of its first node.
 struct Join {
@@ -58,6 +67,7 @@ struct Join {
   ptrdiff_t n = 0;
   ptrdiff_t packed = 0;  // among the joined operands: its kernels side by side, packed
   ptrdiff_t bias = 0;    // and its biases
+  bool fresh = true;     // no earlier join has the same operands
 };
 
 // A Merge that is computed, source by source, by the products that write its sources, where blocks of rows run
@@ -82,6 +92,7 @@ struct Layout {
   std::vector<Node> nodes;    // in the order in which they run
   std::vector<ParamPlace> params;
   std::vector<Entry> entries;
+  std::vector<Packing> packings;
   std::vector<Join> joins;
   std::vector<Fold> folds;
   std::vector<SecondPassNode> second_pass;
@@ -100,7 +111,7 @@ struct Layout {
   ptrdiff_t joined_width = 0;       // columns of the widest join, padded
   ptrdiff_t join_kernel = 0;        // elements of the largest join's kernels before they are packed
   ptrdiff_t max_sources = 0;        // of a Merge or Mix
-  ptrdiff_t max_suffix = 0;         // elements of scratch for the derivative of a product of several
+  ptrdiff_t max_suffix = 0;         // elements of scratch for the derivative of a Merge that multiplies
   ptrdiff_t max_merge = 0;          // the widest Merge
   ptrdiff_t narrow_size = 0;        // elements of the largest packed kernel of few columns
   ptrdiff_t brief_rows = 0;         // rows of a block at inference, at most
@@ -108,6 +119,9 @@ struct Layout {
   ptrdiff_t kept_rows = 0;          // rows of a block in training, at most
   double flops = 0;                 // of the products, per row
 };
+
+// Columns that the derivative of a Merge of so many sources takes at a time.
+ptrdiff_t merge_tile(ptrdiff_t sources);
 
 // `bytes` is the size of an element; `most` is for slice_plan.
 Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most);

@@ -6,14 +6,16 @@
 
 namespace fusedsplit {
 
-// Buffers of values, of pre-activations and of packed kernels.
+// Buffers of values and of pre-activations.
 Layout place_values(Sliced sliced, ptrdiff_t unit);
 Layout place_nodes(Layout layout, ptrdiff_t unit);
-// What is computed together.
-Layout find_joins(Layout layout, ptrdiff_t unit);
-Layout find_folds(Layout layout);
-// Gradients of params: in shards, or of the second pass.
+// Gradients of params, in shards.
 Layout place_params(Layout layout, const Plan& plan);
+// What is computed together, and packed kernels.
+Layout find_joins(Layout layout, ptrdiff_t unit);
+Layout place_packings(Layout layout);
+Layout find_folds(Layout layout);
+// Of large kernels, which wait for the second pass.
 Layout find_second_pass(Layout layout, ptrdiff_t unit);
 // Gradients of values: who sets and who adds, and where derivatives of activations are applied.
 Layout order_gradients(Layout layout);

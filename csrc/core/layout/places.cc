@@ -1,5 +1,7 @@
 // Where values and packed kernels live.
 #include <algorithm>
+#include <map>
+#include <tuple>
 
 #include "core/layout/constants.h"
 #include "core/layout/passes.h"
@@ -28,6 +30,10 @@ Layout place_values(Sliced sliced, ptrdiff_t unit) {
   return layout;
 }
 
+ptrdiff_t merge_tile(ptrdiff_t sources) {
+  return std::clamp<ptrdiff_t>(kMostMergeTerms / sources, 1, kMergeTile);
+}
+
 Layout place_nodes(Layout layout, ptrdiff_t unit) {
   for (const Node& node : layout.nodes)
     for (const Source& source : node.step.sources)
@@ -43,9 +49,6 @@ Layout place_nodes(Layout layout, ptrdiff_t unit) {
     const ptrdiff_t count = static_cast<ptrdiff_t>(step.sources.size());
     if (step.kind == StepKind::kDense) {
       const ptrdiff_t k = step.sources[0].range.width(), n = step.dst.width();
-      node.packed = layout.packed_size;
-      // Enough for the kernel as forward reads it and for its transpose.
-      layout.packed_size += std::max(k * round_up(n, kPad), n * round_up(k, kPad));
       if (n <= kDotMaxColumns) layout.narrow_size = std::max(layout.narrow_size, k * kPad);
       if (step.point >= 0) layout.live_width = std::max(layout.live_width, buffer_ld(k, unit));
       layout.flops += 2.0 * static_cast<double>(k) * static_cast<double>(n);
@@ -53,8 +56,32 @@ Layout place_nodes(Layout layout, ptrdiff_t unit) {
       layout.max_sources = std::max(layout.max_sources, count);
     }
     if (step.kind == StepKind::kMerge) {
-      if (step.merge_op == MergeOp::kMul) layout.max_suffix = std::max(layout.max_suffix, count * kMergeTile);
+      if (step.merge_op == MergeOp::kMul)
+        layout.max_suffix = std::max(layout.max_suffix, count * merge_tile(count));
       layout.max_merge = std::max(layout.max_merge, step.dst.width());
+    }
+  }
+  return layout;
+}
+
+Layout place_packings(Layout layout) {
+  std::map<std::tuple<int, ptrdiff_t, ptrdiff_t>, int> known;  // kernel, first column, columns
+  for (size_t i = 0; i < layout.nodes.size(); ++i) {
+    Node& node = layout.nodes[i];
+    const Step& step = node.step;
+    if (step.kind != StepKind::kDense) continue;
+    const ptrdiff_t k = step.sources[0].range.width(), n = step.dst.width();
+    const int next = static_cast<int>(layout.packings.size());
+    const auto [at, fresh] = known.emplace(std::make_tuple(step.kernel, node.column, n), next);
+    node.packing = at->second;
+    if (fresh) {
+      layout.packings.push_back({i, layout.packed_size, false, !node.by_panels});
+      // Enough for the kernel as forward reads it and for its transpose.
+      layout.packed_size += std::max(k * round_up(n, kPad), n * round_up(k, kPad));
+    } else {
+      Packing& packing = layout.packings[static_cast<size_t>(node.packing)];
+      packing.shared = true;
+      packing.forward = packing.forward || !node.by_panels;
     }
   }
   return layout;

@@ -22,7 +22,8 @@ struct Node {
   bool folded = false;         // a Merge that a fold computes
   bool elided = false;         // with its fold at inference: nobody else needs its result
   int join = -1;               // its group among the products that are computed as one; -1: none
-  ptrdiff_t packed = 0;        // its kernel in the packed operands, forward and backward
+  bool by_panels = false;      // however few its columns: its bits are those that it has in a join
+  int packing = -1;            // of its kernel; -1: it has none
   std::vector<char> grad_add;  // for each source: whether its gradient adds to what is there
   bool masked = false;         // the gradient of its dst arrives with the activation's derivative applied
   bool masks = false;          // it applies relu's derivative to the gradient of its source

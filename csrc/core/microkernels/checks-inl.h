@@ -82,7 +82,7 @@ template <class T>
 void check_merge_grad(const MergeGrad<T>& g) {
   check_merge(g.merge, true);
   FUSEDSPLIT_ASSERT(g.dz && holds_rows(g.lddz, g.merge.m, g.merge.n));
-  FUSEDSPLIT_ASSERT(g.merge.op != kOpMul || g.suffix);
+  FUSEDSPLIT_ASSERT(0 < g.tile && g.tile <= kMergeTile && (g.merge.op != kOpMul || g.suffix));
 }
 
 template <class T>

@@ -94,8 +94,9 @@ struct MergeGrad {
   MergeRows<T> merge;
   const T* dz = nullptr;
   ptrdiff_t lddz = 0;
-  T* suffix = nullptr;     // merge_tile * count elements of scratch
-  T* gain_sums = nullptr;  // n sums over the rows of dz * fold; null: not wanted
+  ptrdiff_t tile = kMergeTile;  // columns at a time, at most kMergeTile
+  T* suffix = nullptr;          // tile * count elements of scratch
+  T* gain_sums = nullptr;       // n sums over the rows of dz * fold; null: not wanted
 };
 
 // y = sum over e of gate[e] * experts[e].

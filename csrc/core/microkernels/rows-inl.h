@@ -138,15 +138,16 @@ void give(const MergeSource<T>& s, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n, 
 
 // Products of all other factors by prefix and suffix products: never a quotient, so zeros are right.
 template <class T>
-void give_factors(const MergeRows<T>& g, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n, const T* d, T* suffix) {
-  for (ptrdiff_t j = 0; j < n; ++j) suffix[(g.count - 1) * kMergeTile + j] = 1;
+void give_factors(const MergeRows<T>& g, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n, const T* d, T* suffix,
+                  ptrdiff_t tile) {
+  for (ptrdiff_t j = 0; j < n; ++j) suffix[(g.count - 1) * tile + j] = 1;
   for (ptrdiff_t s = g.count - 1; s > 0; --s)
     for (ptrdiff_t j = 0; j < n; ++j)
-      suffix[(s - 1) * kMergeTile + j] = suffix[s * kMergeTile + j] * term_at(g.sources[s], row, begin + j);
+      suffix[(s - 1) * tile + j] = suffix[s * tile + j] * term_at(g.sources[s], row, begin + j);
   T prefix[kMergeTile], part[kMergeTile];
   for (ptrdiff_t j = 0; j < n; ++j) prefix[j] = d[j];
   for (ptrdiff_t s = 0; s < g.count; ++s) {
-    for (ptrdiff_t j = 0; j < n; ++j) part[j] = prefix[j] * suffix[s * kMergeTile + j];
+    for (ptrdiff_t j = 0; j < n; ++j) part[j] = prefix[j] * suffix[s * tile + j];
     give(g.sources[s], row, begin, n, part);
     for (ptrdiff_t j = 0; j < n; ++j) prefix[j] *= term_at(g.sources[s], row, begin + j);
   }
@@ -183,8 +184,8 @@ void merge_grad(const MergeGrad<T>& g) {
   if (g.gain_sums)
     for (ptrdiff_t j = 0; j < merge.n; ++j) g.gain_sums[j] = 0;
   for (ptrdiff_t i = 0; i < merge.m; ++i)
-    for (ptrdiff_t begin = 0; begin < merge.n; begin += kMergeTile) {
-      const ptrdiff_t n = min_of(kMergeTile, merge.n - begin);
+    for (ptrdiff_t begin = 0; begin < merge.n; begin += g.tile) {
+      const ptrdiff_t n = min_of(g.tile, merge.n - begin);
       const T* dz = g.dz + i * g.lddz + begin;
       if (g.gain_sums) {
         fold_row(merge, i, begin, n, folded);
@@ -195,7 +196,7 @@ void merge_grad(const MergeGrad<T>& g) {
       if (merge.op == kOpAdd) {
         for (ptrdiff_t s = 0; s < merge.count; ++s) give(merge.sources[s], i, begin, n, d);
       } else if (merge.op == kOpMul) {
-        give_factors(merge, i, begin, n, d, g.suffix);
+        give_factors(merge, i, begin, n, d, g.suffix, g.tile);
       } else {
         give_winner(merge, i, begin, n, d);
       }

@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "core/layout/constants.h"
 #include "core/layout/layout.h"
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t most);
@@ -33,6 +34,7 @@ void check_layout(const Layout& layout) {
         layout.param_size, layout.shard_size, layout.second_pass_width, layout.packed_size,
         layout.joined_size, layout.joined_width, layout.join_kernel, layout.max_suffix, layout.narrow_size})
     require(0 <= size && size < ptrdiff_t{1} << 46, "sizes that do not overflow");
+  require(layout.joined_size <= kJoinedToParams * layout.param_size, "joins in proportion to the params");
   require(layout.brief_rows > 0 && layout.kept_rows > 0 && layout.most_shards > 0, "rows and shards");
 }
 
