@@ -22,12 +22,8 @@ def towers(inputs: int, widths: list[int], count: int) -> Plan:
     total, steps, at = sum(widths), [], 0
     for t in range(count):
         for i, width in enumerate(widths):
-            bias = len(widths) + i if i % 2 else None
-            steps.append(
-                Dense(
-                    Range(0, t * inputs, (t + 1) * inputs), i, bias, (RELU, TANH)[t % 2], Range(1, at, at + width), None
-                )
-            )
+            src, dst = Range(0, t * inputs, (t + 1) * inputs), Range(1, at, at + width)
+            steps.append(Dense(src, i, len(widths) + i if i % 2 else None, (RELU, TANH)[t % 2], dst))
             at += width
     return Plan(
         (Value(count * inputs, "input"), Value(count * total, "output")), tuple(params), tuple(steps)
