@@ -22,13 +22,18 @@ from fusedsplit.backends._tf_private import EagerTensor, in_save_context
 from fusedsplit.backends.base import Absent, Backend, CallContext, Computation, OnOperands, Operands
 from fusedsplit.backends.tf import TF, in_branch, in_xla, traced_device
 from fusedsplit.backends.xla import XLA
-from fusedsplit.plan import Plan
+from fusedsplit.plan import Dense, Plan
 
 try:
     from fusedsplit.backends.op import OP
 except ModuleNotFoundError as error:  # removed together with csrc/: everything else works
     OP = Absent("op", str(error))
 BACKENDS: dict[str, Backend] = {"op": OP, "xla": XLA, "tf": TF}
+
+# Multiplications of a plan's products, on average, from which a graph leaves them to TensorFlow: chains of three Dense
+# as wide as 512 ran at 0.99 to 1.2 times the speed of Keras' own in a graph at batch 32 and 512, forward and with
+# gradients, those of 768 and more at 0.89 to 1.07 times (2 cores with AVX-512, TensorFlow 2.21).
+WIDE_PRODUCT = 5e5
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fusedsplit_backend", default=None)
 _warned = False
@@ -149,7 +154,7 @@ def _choose(
         name = "reference" if reasons["tf"] else "tf"
         return Choice(name, "a model that is being saved needs no custom op", reasons)
     if requested == "auto":
-        return _automatic(context, reasons)
+        return _automatic(plan, context, reasons)
     if not reasons[requested]:
         return Choice(requested, "chosen when it was saved" if loaded else "explicitly chosen", reasons)
     if not loaded:
@@ -167,7 +172,7 @@ def reasons_against(plan: Plan | None, context: CallContext, unfusable: Sequence
     return {name: reasons[name] for name in config.BACKENDS}
 
 
-def _automatic(context: CallContext, reasons: dict[str, list[str]]) -> Choice:
+def _automatic(plan: Plan | None, context: CallContext, reasons: dict[str, list[str]]) -> Choice:
     """The first that can run, in the order of `fusedsplit bench`.
 
     On 7 layers at batch 1, 32, 512 and 4096 (2 cores with AVX-512, TensorFlow 2.21) the op was the fastest of the
@@ -175,8 +180,12 @@ def _automatic(context: CallContext, reasons: dict[str, list[str]]) -> Choice:
     mode. Without it, `xla` was faster than `tf` in each eager cell, since it pays one dispatch and `tf` one for each
     step; in a graph `tf` was faster with gradients in 23 of 28, since a nested jit is launched by itself and gives out
     what its backward needs. Inside a function that XLA compiles the op was faster than XLA's own code for the unfused
-    program in 13 of 16 cells forward and 15 of 16 with gradients, and never slower by more than 10 %.
+    program in 13 of 16 cells forward and 15 of 16 with gradients, and never slower by more than 10 %. Where products
+    are wide they are all that there is to a graph, and TensorFlow's are as fast.
     """
+    if plan is not None and not context.eager and _mean_product(plan) >= WIDE_PRODUCT:
+        why = f"{_mean_product(plan):.1e} multiplications a product: in a graph TensorFlow's own are as fast"
+        return Choice("reference", why, reasons)
     order = ("op", "xla", "tf") if context.eager else ("op", "tf", "xla")
     where = "eager" if context.eager else "graph"
     # Elsewhere than on a CPU the op is not what one would prefer.
@@ -189,6 +198,11 @@ def _automatic(context: CallContext, reasons: dict[str, list[str]]) -> Choice:
                 why = f"the first of {', '.join(order)} that runs on {context.device}"
             return Choice(name, why, reasons, None if name == wanted else wanted)
     return Choice("reference", "only the sub-layers themselves can compute this call", reasons, wanted)
+
+
+def _mean_product(plan: Plan) -> float:
+    """Multiplications of a product for a row, on average."""
+    return plan.flops() / 2 / max(1, sum(isinstance(step, Dense) for step in plan.steps))
 
 
 def _refusal(requested: str, reasons: dict[str, list[str]]) -> str:

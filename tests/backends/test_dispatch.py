@@ -41,6 +41,18 @@ def test_auto_takes_the_op_in_graphs():
 
 
 @needs_op
+@pytest.mark.parametrize("units, runs_op", [(256, True), (1024, False)])
+def test_a_graph_leaves_wide_products_to_tensorflow(units, runs_op):
+    layer = fs.SplitDense(Dense(units), [Dense(units), None])
+    layer.build((None, 1024))
+    function = tf.function(layer).get_concrete_function(tf.TensorSpec([None, 1024]))
+    assert ("FusedsplitForward" in ops_of(function)) == runs_op
+    choices = fs.explain(layer).choices
+    assert choices["eager"].startswith("op")
+    assert choices["graph"].startswith("op" if runs_op else "reference (7.9e+05 multiplications a product")
+
+
+@needs_op
 def test_auto_inside_xla_takes_no_op_that_xla_cannot_compile():
     layer = layer_of(Dense(6))
     function = tf.function(layer, jit_compile=True)

@@ -82,7 +82,7 @@ void Executor<T>::backward(const BackwardArgs<T>& args) const {
   call.workers = &workers;
   call.tensors = tensors_of<T>(args);
   const BlockList blocks(Blocks(layout_, args.rows));
-  if (workers.count() > 1 && blocks.count() == 1 && layout_.parallel_gradients) {
+  if (workers.count() > 1 && blocks.count() == 1) {
     backward_chains(&call, args);
   } else {
     backward_blocks(&call, args);
@@ -186,7 +186,7 @@ std::vector<SecondPassTask> Executor<T>::second_pass_tasks(const Gradients<T>& g
 }
 
 // One block of all rows: workers share the chains of a stage, from the last stage on, and then the rows of
-// gradients that several of these chains add to.
+// gradients that several of these chains add to. Where chains are not to be shared, they share the columns of wide nodes.
 template <class T>
 void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const {
   const int workers = call->workers->count();
@@ -224,18 +224,32 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
   call->workers->run(1, [&](ptrdiff_t, int worker) {
     begin_gradients(back(worker));
     for (const Packing* packing : wanted_packings(layout_, grads.wanted))
-      if (packing->shared) pack_kernel(*call->kernels, layout_, *packing, args.params, true, transposed);
+      if (packing->shared && gradient_parts(back(worker), layout_.nodes[packing->node]).empty())
+        pack_kernel(*call->kernels, layout_, *packing, args.params, true, transposed);
   });
+  const auto run_whole = [&](const Node& node, int worker, bool defer) {
+    if (wants_source(node, grads.wanted) && !packing_of(node).shared)
+      pack_kernel(*call->kernels, layout_, packing_of(node), args.params, true, transposed);
+    run_gradient(back(worker), node, defer);
+  };
+  const auto run_shared = [&](const Node& node) {
+    const std::vector<GradientPart> parts = gradient_parts(back(0), node);
+    call->workers->run(1, [&](ptrdiff_t, int worker) {
+      parts.empty() ? run_whole(node, worker, false) : mask_gradient(back(worker), node);
+    });
+    call->workers->run(static_cast<ptrdiff_t>(parts.size()), [&](ptrdiff_t i, int worker) {
+      run_gradient_part(back(worker), node, parts[static_cast<size_t>(i)], transposed);
+    });
+  };
   for (size_t s = layout_.stages.size(); s-- > 0;) {
     const std::vector<Chain>& chains = layout_.stages[s];
+    if (chains.size() == 1 || !layout_.parallel_gradients) {
+      for (size_t n = chains.back().end; n-- > chains.front().begin;) run_shared(layout_.nodes[n]);
+      continue;
+    }
     call->workers->run(static_cast<ptrdiff_t>(chains.size()), [&](ptrdiff_t i, int worker) {
       const Chain& chain = chains[static_cast<size_t>(i)];
-      for (size_t n = chain.end; n-- > chain.begin;) {
-        const Node& node = layout_.nodes[n];
-        if (wants_source(node, grads.wanted) && !packing_of(node).shared)
-          pack_kernel(*call->kernels, layout_, packing_of(node), args.params, true, transposed);
-        run_gradient(back(worker), node, true);
-      }
+      for (size_t n = chain.end; n-- > chain.begin;) run_whole(layout_.nodes[n], worker, true);
     });
     const ptrdiff_t parts = std::min<ptrdiff_t>(args.rows, workers);
     call->workers->run(parts, [&](ptrdiff_t part, int worker) {

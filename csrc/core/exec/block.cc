@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/exec/constants.h"
+
 namespace fusedsplit {
 
 template <class T>
@@ -82,14 +84,15 @@ void fold_product(const Block<T>& block, const Node& node, Gemm<T>* g) {
 }
 
 template <class T>
-void run_dense(const Block<T>& block, const Node& node) {
+void run_dense(const Block<T>& block, const Node& node, ptrdiff_t begin, ptrdiff_t end) {
   const Step& step = node.step;
+  FUSEDSPLIT_ASSERT(end - begin == step.dst.width() || (!block.in_turn && !block.tensors->packed));
   const Rows<const T> a = dense_source(block, step);
   const bool plain = only_pre(block, step);
   const Rows<T> c = plain ? block.pre(node) : block.value(step.dst);
   Gemm<T> g;
   g.m = block.rows;
-  g.n = step.dst.width();
+  g.n = end - begin;
   g.k = g.k_end = step.sources[0].range.width();
   if (step.point >= 0 && !live_by_row(block, step)) {
     const LiveColumns live = live_columns(block, step, 0);
@@ -100,7 +103,7 @@ void run_dense(const Block<T>& block, const Node& node) {
   g.lda = a.ld;
   g.packed = block.tensors->packed != nullptr && !node.by_panels;
   g.b = g.packed ? block.tensors->packed + place_of(*block.layout, node)
-                 : block.tensors->params[step.kernel] + node.column;
+                 : block.tensors->params[step.kernel] + node.column + begin;
   g.ldb = block.layout->params[static_cast<size_t>(step.kernel)].cols;
   g.by_panels = node.by_panels;
   if (!g.packed && !g.by_panels && g.n <= kDotMaxColumns && g.m > kDotMaxColumns) {
@@ -108,15 +111,15 @@ void run_dense(const Block<T>& block, const Node& node) {
     g.packed = true;
     g.b = block.temporaries.narrow;
   }
-  g.c = c.data;
+  g.c = c.data + begin;
   g.ldc = c.ld;
-  if (step.bias >= 0) g.bias = block.tensors->params[step.bias] + node.column;
+  if (step.bias >= 0) g.bias = block.tensors->params[step.bias] + node.column + begin;
   if (!plain) {
     g.activation = static_cast<int>(step.activation.kind);
     g.alpha = static_cast<T>(step.activation.alpha);
     if (block.keeps && node.pre >= 0) {
       const Rows<T> pre = block.pre(node);
-      g.pre = pre.data;
+      g.pre = pre.data + begin;
       g.ldpre = pre.ld;
     }
   }
@@ -257,7 +260,7 @@ void run_node(const Block<T>& block, const Node& node) {
   if (!has_work(block, node)) return;
   switch (step.kind) {
     case StepKind::kDense:
-      return run_dense(block, node);
+      return run_dense(block, node, 0, step.dst.width());
     case StepKind::kMerge:
       return run_merge(block, node);
     case StepKind::kMix:
@@ -265,6 +268,26 @@ void run_node(const Block<T>& block, const Node& node) {
     case StepKind::kRow:
       return block.kernels->row(row_of(block, node));
   }
+}
+
+bool is_shared_out(const Node& node, ptrdiff_t rows) {
+  const Step& step = node.step;
+  if (step.kind != StepKind::kDense || step.point >= 0) return false;
+  const ptrdiff_t k = step.sources[0].range.width(), n = step.dst.width();
+  return 2.0 * static_cast<double>(rows * k) * static_cast<double>(n) >= kSharedWork &&
+         std::max(shared_parts(k), shared_parts(n)) > 1;
+}
+
+ptrdiff_t shared_parts(ptrdiff_t columns) { return std::max<ptrdiff_t>(1, columns / kSharedColumns); }
+
+ptrdiff_t shared_part(ptrdiff_t columns, ptrdiff_t i) {
+  const ptrdiff_t parts = shared_parts(columns);
+  return i < parts ? columns * i / parts / kPad * kPad : columns;
+}
+
+template <class T>
+void run_columns(const Block<T>& block, const Node& node, ptrdiff_t begin, ptrdiff_t end) {
+  if (has_work(block, node)) run_dense(block, node, begin, end);
 }
 
 template <class T>
@@ -326,6 +349,7 @@ void pack_kernel(const Kernels<T>& kernels, const Layout& layout, const Packing&
   template MixRows<T> mix_of<T>(const Block<T>&, const Node&);                                        \
   template RowArgs<T> row_of<T>(const Block<T>&, const Node&);                                        \
   template void run_node<T>(const Block<T>&, const Node&);                                            \
+  template void run_columns<T>(const Block<T>&, const Node&, ptrdiff_t, ptrdiff_t);                   \
   template void run_nodes<T>(Block<T>);                                                               \
   template void pack_join<T>(const Kernels<T>&, const Layout&, const Join&, const T* const*, T*, T*); \
   template void pack_kernel<T>(const Kernels<T>&, const Layout&, const Packing&, const T* const*, bool, T*);

@@ -132,6 +132,16 @@ RowArgs<T> row_of(const Block<T>& block, const Node& node);
 template <class T>
 void run_node(const Block<T>& block, const Node& node);
 
+// Columns of a wide Dense that workers share where there are no chains to share: whether it is worth it, the number of
+// parts that so many columns are cut to, and where part i begins.
+bool is_shared_out(const Node& node, ptrdiff_t rows);
+ptrdiff_t shared_parts(ptrdiff_t columns);
+ptrdiff_t shared_part(ptrdiff_t columns, ptrdiff_t i);
+
+// Runs columns [begin, end) of a node that is_shared_out forward.
+template <class T>
+void run_columns(const Block<T>& block, const Node& node, ptrdiff_t begin, ptrdiff_t end);
+
 // Runs all nodes forward over the block, in turn.
 template <class T>
 void run_nodes(Block<T> block);

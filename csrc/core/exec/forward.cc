@@ -95,16 +95,32 @@ void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
   // Buffers are those of training, where each value has its own.
   T* buffers = args.saved ? args.saved : carver.take<T>(layout.kept_width * args.rows);
 
-  for (const std::vector<Chain>& chains : layout.stages)
+  const auto block_of = [&](int worker) {
+    Carver mine(base + bytes * worker, static_cast<size_t>(bytes));
+    Block<T> block = call->block(layout, 0, args.rows);
+    block.keeps = true;
+    block.buffers = buffers;
+    block.temporaries = Temporaries<T>(layout, args.rows, &mine);
+    return block;
+  };
+  for (const std::vector<Chain>& chains : layout.stages) {
+    if (chains.size() == 1) {
+      for (size_t n = chains[0].begin; n < chains[0].end; ++n) {
+        const Node& node = layout.nodes[n];
+        const ptrdiff_t columns = node.step.dst.width();
+        const ptrdiff_t parts = is_shared_out(node, args.rows) ? shared_parts(columns) : 1;
+        call->workers->run(parts, [&](ptrdiff_t i, int worker) {
+          if (parts == 1) return run_node(block_of(worker), node);
+          run_columns(block_of(worker), node, shared_part(columns, i), shared_part(columns, i + 1));
+        });
+      }
+      continue;
+    }
     call->workers->run(static_cast<ptrdiff_t>(chains.size()), [&](ptrdiff_t i, int worker) {
-      Carver mine(base + bytes * worker, static_cast<size_t>(bytes));
-      Block<T> block = call->block(layout, 0, args.rows);
-      block.keeps = true;
-      block.buffers = buffers;
-      block.temporaries = Temporaries<T>(layout, args.rows, &mine);
       const Chain& chain = chains[static_cast<size_t>(i)];
-      for (size_t n = chain.begin; n < chain.end; ++n) run_node(block, layout.nodes[n]);
+      for (size_t n = chain.begin; n < chain.end; ++n) run_node(block_of(worker), layout.nodes[n]);
     });
+  }
 }
 
 template Executor<float>::Executor(const Plan&);

@@ -89,21 +89,22 @@ Rows<T> step_gradient(const BlockGradients<T>& grads, const Node& node) {
   return dz;
 }
 
-// And the bias's, in the same pass over dz; or of the two only the bias's.
+// Of columns [begin, end), and the bias's in the same pass over dz; or of the two only the bias's.
 template <class T>
-void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz, bool only_bias) {
+void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz, bool only_bias,
+                     ptrdiff_t begin, ptrdiff_t end) {
   const Block<T>& block = *grads.block;
   const Step& step = node.step;
   LiveColumns live{0, step.sources[0].range.width()};
   Gemm<T> g;
   g.whole_m = live.end;
-  g.n = step.dst.width();
+  g.n = end - begin;
   g.k = g.k_end = block.rows;
-  g.b = dz.data;
+  g.b = dz.data + begin;
   g.ldb = dz.ld;
   g.exact = grads.own_buffers;
   if (grads.all->wants_param(step.bias)) {
-    g.sums = grads.param(step.bias, node.column);
+    g.sums = grads.param(step.bias, node.column + begin);
     g.add_sums = grads.adds(step.bias);
   }
   if (!only_bias) {
@@ -113,7 +114,7 @@ void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Row
     g.a = a.data + live.begin;
     g.lda = a.ld;
     g.ldc = block.layout->params[static_cast<size_t>(step.kernel)].cols;
-    g.c = grads.param(step.kernel, node.column) + live.begin * g.ldc;
+    g.c = grads.param(step.kernel, node.column + begin) + live.begin * g.ldc;
     g.add = grads.adds(step.kernel);
   }
   block.kernels->gemm_tn(g);
@@ -144,26 +145,27 @@ void live_gradient(const BlockGradients<T>& grads, const Node& node) {
   }
 }
 
+// Of rows [begin, end), and where columns [first, last) of the source are whole panels of the packed kernel, of these.
 template <class T>
 void source_gradient(const BlockGradients<T>& grads, const Node& node, const Rows<T>& dz, ptrdiff_t begin,
-                     ptrdiff_t end) {
+                     ptrdiff_t end, ptrdiff_t first, ptrdiff_t last) {
   const Block<T>& block = *grads.block;
   const Step& step = node.step;
   const Rows<T> to = grads.value(step.sources[0].range);
   Gemm<T> g;
   g.m = end - begin;
-  g.n = step.sources[0].range.width();
+  g.n = last - first;
   g.k = g.k_end = step.dst.width();
   g.a = dz.data + begin * dz.ld;
   g.lda = dz.ld;
-  g.b = grads.all->transposed + place_of(*grads.block->layout, node);
+  g.b = grads.all->transposed + place_of(*grads.block->layout, node) + first * g.k;
   g.packed = true;
-  g.c = step.point >= 0 ? block.temporaries.whole_gradient : to.data + begin * to.ld;
+  g.c = step.point >= 0 ? block.temporaries.whole_gradient : to.data + begin * to.ld + first;
   g.ldc = step.point >= 0 ? block.layout->live_width : to.ld;
   g.add = step.point < 0 && node.grad_add[0];
   if (node.masks) {
     const Rows<T> y = block.value(step.sources[0].range);
-    g.mask = y.data + begin * y.ld;
+    g.mask = y.data + begin * y.ld + first;
     g.ldmask = y.ld;
   }
   block.kernels->gemm(g);
@@ -177,10 +179,10 @@ void dense_gradient(const BlockGradients<T>& grads, const Node& node, bool defer
   const bool wants_kernel = grads.all->wants_param(step.kernel),
              waits = node.second_pass >= 0 && grads.second_pass_dz;
   if (wants_kernel || grads.all->wants_param(step.bias))
-    kernel_gradient(grads, node, dz, waits || !wants_kernel);
+    kernel_gradient(grads, node, dz, waits || !wants_kernel, 0, step.dst.width());
   if (wants_kernel && waits) keep_for_second_pass(grads, node, dz);
   if (grads.all->wanted[static_cast<size_t>(step.sources[0].range.value)] && !(defer && node.defers))
-    source_gradient(grads, node, dz, 0, grads.block->rows);
+    source_gradient(grads, node, dz, 0, grads.block->rows, 0, step.sources[0].range.width());
 }
 
 // Adds the gradients' places to the sources that merge_of or mix_of listed.
@@ -315,15 +317,55 @@ void run_second_pass(const std::vector<BlockGradients<T>>& blocks, const SecondP
 template <class T>
 void run_deferred(const BlockGradients<T>& grads, const Node& node, ptrdiff_t begin, ptrdiff_t end) {
   if (!node.defers || !grads.all->wanted[static_cast<size_t>(node.step.sources[0].range.value)]) return;
-  source_gradient(grads, node, grads.value(node.step.dst), begin, end);
+  source_gradient(grads, node, grads.value(node.step.dst), begin, end, 0, node.step.sources[0].range.width());
 }
 
-#define FUSEDSPLIT_FOR_TYPE(T)                                                                    \
-  template struct Gradients<T>;                                                                   \
-  template struct BlockGradients<T>;                                                              \
-  template void begin_gradients<T>(const BlockGradients<T>&);                                     \
-  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);                     \
-  template void run_second_pass<T>(const std::vector<BlockGradients<T>>&, const SecondPassTask&); \
+template <class T>
+std::vector<GradientPart> gradient_parts(const BlockGradients<T>& grads, const Node& node) {
+  const Step& step = node.step;
+  const Gradients<T>& all = *grads.all;
+  std::vector<GradientPart> parts;
+  if (!all.wanted[static_cast<size_t>(step.dst.value)] || !is_shared_out(node, grads.block->rows))
+    return parts;
+  const auto add = [&](bool of_source, ptrdiff_t columns) {
+    const ptrdiff_t count = shared_parts(columns);
+    for (ptrdiff_t i = 0; i < count; ++i)
+      parts.push_back({of_source, shared_part(columns, i), shared_part(columns, i + 1)});
+  };
+  if (all.wanted[static_cast<size_t>(step.sources[0].range.value)]) add(true, step.sources[0].range.width());
+  if (all.wants_param(step.kernel) || all.wants_param(step.bias)) add(false, step.dst.width());
+  return parts;
+}
+
+template <class T>
+void mask_gradient(const BlockGradients<T>& grads, const Node& node) {
+  step_gradient(grads, node);
+}
+
+template <class T>
+void run_gradient_part(const BlockGradients<T>& grads, const Node& node, const GradientPart& part,
+                       T* transposed) {
+  const Block<T>& block = *grads.block;
+  const Step& step = node.step;
+  const Rows<T> dz = grads.value(step.dst);
+  if (!part.of_source)
+    return kernel_gradient(grads, node, dz, !grads.all->wants_param(step.kernel), part.begin, part.end);
+  const ptrdiff_t n = step.dst.width(), cols = block.layout->params[static_cast<size_t>(step.kernel)].cols;
+  const T* kernel = block.tensors->params[step.kernel] + node.column;
+  block.kernels->pack_transposed(n, part.end - part.begin, kernel + part.begin * cols, cols,
+                                 transposed + place_of(*block.layout, node) + part.begin * n);
+  source_gradient(grads, node, dz, 0, block.rows, part.begin, part.end);
+}
+
+#define FUSEDSPLIT_FOR_TYPE(T)                                                                        \
+  template struct Gradients<T>;                                                                       \
+  template struct BlockGradients<T>;                                                                  \
+  template void begin_gradients<T>(const BlockGradients<T>&);                                         \
+  template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);                         \
+  template std::vector<GradientPart> gradient_parts<T>(const BlockGradients<T>&, const Node&);        \
+  template void mask_gradient<T>(const BlockGradients<T>&, const Node&);                              \
+  template void run_gradient_part<T>(const BlockGradients<T>&, const Node&, const GradientPart&, T*); \
+  template void run_second_pass<T>(const std::vector<BlockGradients<T>>&, const SecondPassTask&);     \
   template void run_deferred<T>(const BlockGradients<T>&, const Node&, ptrdiff_t, ptrdiff_t);
 FUSEDSPLIT_FOR_TYPE(float)
 FUSEDSPLIT_FOR_TYPE(double)

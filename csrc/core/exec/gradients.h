@@ -39,6 +39,24 @@ struct BlockGradients {
 template <class T>
 void begin_gradients(const BlockGradients<T>& grads);
 
+// What workers share of the derivative of one Dense, where a stage has no chains to share: columns of its kernel's
+// gradient, or of its source's.
+struct GradientPart {
+  bool of_source = false;
+  ptrdiff_t begin = 0, end = 0;
+};
+
+// The parts of a node's derivative; none where it is not worth sharing. Call mask_gradient before any of them, which
+// may then run in any order, but not beside those of another node.
+template <class T>
+std::vector<GradientPart> gradient_parts(const BlockGradients<T>& grads, const Node& node);
+template <class T>
+void mask_gradient(const BlockGradients<T>& grads, const Node& node);
+// Packs what it needs of the kernel into `transposed`, which is that of `grads`.
+template <class T>
+void run_gradient_part(const BlockGradients<T>& grads, const Node& node, const GradientPart& part,
+                       T* transposed);
+
 // Runs a node's derivative: last node first. With `defer`, a gradient of its source that other chains add to
 // as well is deferred to run_deferred.
 template <class T>
