@@ -243,7 +243,7 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
   };
   for (size_t s = layout_.stages.size(); s-- > 0;) {
     const std::vector<Chain>& chains = layout_.stages[s];
-    if (chains.size() == 1 || !layout_.parallel_gradients) {
+    if (!layout_.parallel_gradients || is_lopsided(chains, workers)) {
       for (size_t n = chains.back().end; n-- > chains.front().begin;) run_shared(layout_.nodes[n]);
       continue;
     }

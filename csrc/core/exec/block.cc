@@ -270,6 +270,15 @@ void run_node(const Block<T>& block, const Node& node) {
   }
 }
 
+bool is_lopsided(const std::vector<Chain>& chains, int workers) {
+  double sum = 0, most = 0;
+  for (const Chain& chain : chains) {
+    sum += chain.flops;
+    most = std::max(most, chain.flops);
+  }
+  return chains.size() == 1 || most * workers > kLopsided * sum;
+}
+
 bool is_shared_out(const Node& node, ptrdiff_t rows) {
   const Step& step = node.step;
   if (step.kind != StepKind::kDense || step.point >= 0) return false;

@@ -132,8 +132,12 @@ RowArgs<T> row_of(const Block<T>& block, const Node& node);
 template <class T>
 void run_node(const Block<T>& block, const Node& node);
 
-// Columns of a wide Dense that workers share where there are no chains to share: whether it is worth it, the number of
-// parts that so many columns are cut to, and where part i begins.
+// Whether a stage's chains are no even work for the workers: one alone, or one that is most of it. Then workers share
+// the columns of its wide nodes instead, node after node.
+bool is_lopsided(const std::vector<Chain>& chains, int workers);
+
+// Columns of a wide Dense that workers share: whether it is worth it, the number of parts that so many columns are cut
+// to, and where part i begins.
 bool is_shared_out(const Node& node, ptrdiff_t rows);
 ptrdiff_t shared_parts(ptrdiff_t columns);
 ptrdiff_t shared_part(ptrdiff_t columns, ptrdiff_t i);

@@ -33,6 +33,9 @@ constexpr ptrdiff_t kFewColumns = 128;
 constexpr double kSharedWork = 1e6;
 constexpr ptrdiff_t kSharedColumns = 64;
 
+// How much more than its share the longest chain of a stage may take of the work. Bits: no.
+constexpr double kLopsided = 1.3;
+
 // Rows of an output's gradient that are masked at a time, by all the steps that write the output: large
 // tensors are read by whole rows. Bits: no.
 constexpr ptrdiff_t kMaskedRows = 8;

@@ -104,8 +104,8 @@ void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
     return block;
   };
   for (const std::vector<Chain>& chains : layout.stages) {
-    if (chains.size() == 1) {
-      for (size_t n = chains[0].begin; n < chains[0].end; ++n) {
+    if (is_lopsided(chains, call->workers->count())) {
+      for (size_t n = chains.front().begin; n < chains.back().end; ++n) {
         const Node& node = layout.nodes[n];
         const ptrdiff_t columns = node.step.dst.width();
         const ptrdiff_t parts = is_shared_out(node, args.rows) ? shared_parts(columns) : 1;

@@ -34,8 +34,12 @@ Layout find_chains(Layout layout) {
   for (size_t n = 0; n < layout.nodes.size(); ++n) {
     if (layout.stages.size() <= static_cast<size_t>(layout.nodes[n].stage)) layout.stages.emplace_back();
     std::vector<Chain>& chains = layout.stages.back();
-    if (chains.size() <= static_cast<size_t>(layout.nodes[n].chain)) chains.push_back({n, n});
+    if (chains.size() <= static_cast<size_t>(layout.nodes[n].chain)) chains.push_back({n, n, 0});
     chains.back().end = n + 1;
+    const Step& step = layout.nodes[n].step;
+    if (step.kind == StepKind::kDense)
+      chains.back().flops +=
+          2.0 * static_cast<double>(step.sources[0].range.width()) * static_cast<double>(step.dst.width());
   }
   std::vector<int> giver(layout.places.size(), kNobody);
   for (const std::vector<Chain>& chains : layout.stages)

@@ -85,6 +85,7 @@ struct Fold {
 struct Chain {
   size_t begin = 0;
   size_t end = 0;
+  double flops = 0;  // of its products, per row
 };
 
 struct Layout {
