@@ -20,7 +20,7 @@ def same(fused, model, x, **kwargs):
         keras.tree.assert_same_structure(found, expected)
         for a, b in zip(keras.tree.flatten(found), keras.tree.flatten(expected)):
             assert a.dtype == b.dtype and a.shape == b.shape
-            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+            np.testing.assert_allclose(np.asarray(a, "float64"), np.asarray(b, "float64"), rtol=2e-5, atol=2e-6)
 
 
 def branch(x, units=3, activation="relu"):
