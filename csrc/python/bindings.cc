@@ -20,6 +20,7 @@
 #include "core/plan/plan.h"
 #include "core/runtime/workers.h"
 #include "core/tools/machine.h"
+#include "python/predictor.h"
 
 namespace py = pybind11;
 
@@ -299,6 +300,7 @@ PYBIND11_MODULE(_core, module) {
              "What is wrong with an encoded plan; '' if nothing.");
   bind_program<float>(module, "Program32");
   bind_program<double>(module, "Program64");
+  bind_frozen(module);
   bind_activations<float>(module);
   bind_activations<double>(module);
   module.def("isa", &active_isa, "The instruction set in use.");

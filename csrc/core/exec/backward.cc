@@ -59,7 +59,7 @@ size_t Executor<T>::backward_bytes() const {
 
 template <class T>
 size_t Executor<T>::scratch_bytes() const {
-  return std::max(forward_bytes(), backward_bytes());
+  return std::max(forward_bytes(layout_), backward_bytes());
 }
 
 template <class T>
@@ -118,7 +118,8 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
   grads.second_pass_dz = workspace.take<T>(layout_.second_pass_width * layout_.kept_rows * blocks.shards);
   const std::vector<const Packing*> packings = wanted_packings(layout_, grads.wanted);
   workers->run(static_cast<ptrdiff_t>(packings.size()), [&](ptrdiff_t i, int) {
-    pack_kernel(*call->kernels, layout_, *packings[static_cast<size_t>(i)], args.params, true, transposed);
+    pack_kernel(*call->kernels, layout_, *packings[static_cast<size_t>(i)], args.params, Reader::kBackward,
+                transposed);
   });
 
   const std::vector<SecondPassTask> tasks = second_pass_tasks(grads);
@@ -225,11 +226,11 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
     begin_gradients(back(worker));
     for (const Packing* packing : wanted_packings(layout_, grads.wanted))
       if (packing->shared && gradient_parts(back(worker), layout_.nodes[packing->node]).empty())
-        pack_kernel(*call->kernels, layout_, *packing, args.params, true, transposed);
+        pack_kernel(*call->kernels, layout_, *packing, args.params, Reader::kBackward, transposed);
   });
   const auto run_whole = [&](const Node& node, int worker, bool defer) {
     if (wants_source(node, grads.wanted) && !packing_of(node).shared)
-      pack_kernel(*call->kernels, layout_, packing_of(node), args.params, true, transposed);
+      pack_kernel(*call->kernels, layout_, packing_of(node), args.params, Reader::kBackward, transposed);
     run_gradient(back(worker), node, defer);
   };
   const auto run_shared = [&](const Node& node) {

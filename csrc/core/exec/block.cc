@@ -102,6 +102,7 @@ void run_dense(const Block<T>& block, const Node& node, ptrdiff_t begin, ptrdiff
   g.a = a.data;
   g.lda = a.ld;
   g.packed = block.tensors->packed != nullptr && !node.by_panels;
+  g.wide = block.tensors->wide;
   g.b = g.packed ? block.tensors->packed + place_of(*block.layout, node)
                  : block.tensors->params[step.kernel] + node.column + begin;
   g.ldb = block.layout->params[static_cast<size_t>(step.kernel)].cols;
@@ -337,16 +338,20 @@ void pack_join(const Kernels<T>& kernels, const Layout& layout, const Join& join
 
 template <class T>
 void pack_kernel(const Kernels<T>& kernels, const Layout& layout, const Packing& packing,
-                 const T* const* params, bool transposed, T* packed) {
+                 const T* const* params, Reader reader, T* packed) {
   const Node& node = layout.nodes[packing.node];
   const Step& step = node.step;
   const ptrdiff_t k = step.sources[0].range.width(), n = step.dst.width();
   const ptrdiff_t cols = layout.params[static_cast<size_t>(step.kernel)].cols;
   const T* kernel = params[step.kernel] + node.column;
-  if (transposed) {
-    kernels.pack_transposed(n, k, kernel, cols, packed + packing.at);
-  } else {
-    kernels.pack(k, n, kernel, cols, packed + packing.at);
+  T* to = packed + packing.at;
+  switch (reader) {
+    case Reader::kManyRows:
+      return kernels.pack(k, n, kernel, cols, to);
+    case Reader::kFewRows:
+      return kernels.pack_wide(k, n, kernel, cols, to);
+    case Reader::kBackward:
+      return kernels.pack_transposed(n, k, kernel, cols, to);
   }
 }
 
@@ -361,7 +366,7 @@ void pack_kernel(const Kernels<T>& kernels, const Layout& layout, const Packing&
   template void run_columns<T>(const Block<T>&, const Node&, ptrdiff_t, ptrdiff_t);                   \
   template void run_nodes<T>(Block<T>);                                                               \
   template void pack_join<T>(const Kernels<T>&, const Layout&, const Join&, const T* const*, T*, T*); \
-  template void pack_kernel<T>(const Kernels<T>&, const Layout&, const Packing&, const T* const*, bool, T*);
+  template void pack_kernel<T>(const Kernels<T>&, const Layout&, const Packing&, const T* const*, Reader, T*);
 FUSEDSPLIT_FOR_TYPE(float)
 FUSEDSPLIT_FOR_TYPE(double)
 #undef FUSEDSPLIT_FOR_TYPE

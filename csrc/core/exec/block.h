@@ -61,6 +61,7 @@ struct Tensors {
   const Point* points = nullptr;
   const T* const* outputs = nullptr;  // forward writes them
   const T* packed = nullptr;          // kernels packed for forward; null: used as they are
+  bool wide = false;                  // in the panels that few rows read
   const T* joined = nullptr;          // operands of the joins; null: their nodes run one by one
 };
 
@@ -155,10 +156,11 @@ template <class T>
 void pack_join(const Kernels<T>& kernels, const Layout& layout, const Join& join, const T* const* params,
                T* kernel, T* joined);
 
-// Packs columns of a kernel as forward reads them, or transposed as backward does.
+// Packs columns of a kernel as one of those reads them who run the product.
+enum class Reader { kManyRows, kFewRows, kBackward };
 template <class T>
 void pack_kernel(const Kernels<T>& kernels, const Layout& layout, const Packing& packing,
-                 const T* const* params, bool transposed, T* packed);
+                 const T* const* params, Reader reader, T* packed);
 
 // Where the kernel of a node is among the packed operands.
 inline ptrdiff_t place_of(const Layout& layout, const Node& node) {

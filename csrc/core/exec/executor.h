@@ -4,6 +4,7 @@
 #include "core/exec/block.h"
 #include "core/exec/constants.h"
 #include "core/exec/gradients.h"
+#include "core/exec/prepared.h"
 #include "core/layout/layout.h"
 #include "core/runtime/workers.h"
 
@@ -14,7 +15,9 @@ class Executor {
  public:
   explicit Executor(const Plan& plan);
 
-  void forward(const ForwardArgs<T>& args) const;
+  // With the params of `prepared`, if there are such.
+  void forward(const ForwardArgs<T>& args, const Prepared<T>* prepared = nullptr) const;
+  std::shared_ptr<const Prepared<T>> prepare(const T* const* params) const;
   void backward(const BackwardArgs<T>& args) const;
 
   const Plan& plan() const { return plan_; }
@@ -26,7 +29,7 @@ class Executor {
   // Everything of one call that its workers share.
   struct Call;
 
-  void forward_blocks(Call* call, const ForwardArgs<T>& args) const;
+  void forward_blocks(Call* call, const Layout& layout, const ForwardArgs<T>& args) const;
   void forward_chains(Call* call, const ForwardArgs<T>& args) const;
   void backward_blocks(Call* call, const BackwardArgs<T>& args) const;
   void backward_chains(Call* call, const BackwardArgs<T>& args) const;
@@ -34,7 +37,7 @@ class Executor {
   void recompute(Call* call, const Block<T>& block) const;
   void zero_params(const Gradients<T>& grads, ptrdiff_t shard, bool all) const;
   void reduce(Workers* workers, const Gradients<T>& grads, ptrdiff_t shards) const;
-  size_t forward_bytes() const;
+  size_t forward_bytes(const Layout& layout) const;
   size_t backward_bytes() const;
 
   Plan plan_;
@@ -96,11 +99,16 @@ struct Executor<T>::Call {
       to = joined + layout.joined_size;
     }
     if (rows < kPackRows) return;
+    pack_kernels(layout, Reader::kManyRows, to);
+    tensors.packed = to;
+  }
+
+  // Packs every kernel for forward.
+  void pack_kernels(const Layout& layout, Reader reader, T* to) const {
     workers->run(static_cast<ptrdiff_t>(layout.packings.size()), [&](ptrdiff_t i, int) {
       const Packing& packing = layout.packings[static_cast<size_t>(i)];
-      if (packing.forward) pack_kernel(*kernels, layout, packing, tensors.params, false, to);
+      if (packing.forward) pack_kernel(*kernels, layout, packing, tensors.params, reader, to);
     });
-    tensors.packed = to;
   }
 };
 

@@ -14,65 +14,74 @@ Executor<T>::Executor(const Plan& plan)
       few_(make_layout(plan, sizeof(T), kFewColumns)) {}
 
 template <class T>
-size_t Executor<T>::forward_bytes() const {
+size_t Executor<T>::forward_bytes(const Layout& layout) const {
   Carver carver(nullptr);
-  carver.take<T>(layout_.brief_width * layout_.brief_rows);
-  Temporaries<T>(layout_, std::max(layout_.brief_rows, layout_.kept_rows), &carver);
+  carver.take<T>(layout.brief_width * layout.brief_rows);
+  Temporaries<T>(layout, std::max(layout.brief_rows, layout.kept_rows), &carver);
   return carver.used();
 }
 
 template <class T>
-void Executor<T>::forward(const ForwardArgs<T>& args) const {
+void Executor<T>::forward(const ForwardArgs<T>& args, const Prepared<T>* prepared) const {
   if (args.rows <= 0) return;
   const double work = work_of(layout_, args.rows);
-  Workers workers(useful_workers(work), work >= work_to_wake);
+  Workers workers(std::min(useful_workers(work), args.threads), work >= work_to_wake);
   Call call;
-  call.kernels = &active_kernels<T>();
+  call.kernels = prepared ? prepared->kernels : &active_kernels<T>();
   call.workers = &workers;
   call.tensors = tensors_of<T>(args);
   // What is saved has the layout of blocks.
   const Blocks blocks(layout_, args.rows);
   const bool one_block = args.saved ? blocks.shards == 1 && blocks.shard_blocks(0) == 1 : args.rows <= kChunk;
-  if (workers.count() > 1 && args.rows < kFewRows * workers.count() && one_block) {
+  const bool chains = workers.count() > 1 && args.rows < kFewRows * workers.count() && one_block;
+  const bool few = prepared && (chains || args.rows < kManyRows);
+  if (prepared) {
+    FUSEDSPLIT_ASSERT(!args.saved);
+    call.tensors.params = prepared->params.data();
+    call.tensors.packed = few ? prepared->few : prepared->many;
+    call.tensors.wide = few;
+    call.tensors.joined = few || args.rows < kJoinRows ? nullptr : prepared->joined;
+  }
+  if (chains) {
     forward_chains(&call, args);
   } else {
-    forward_blocks(&call, args);
+    forward_blocks(&call, few ? few_ : layout_, args);
   }
 }
 
 template <class T>
-void Executor<T>::forward_blocks(Call* call, const ForwardArgs<T>& args) const {
+void Executor<T>::forward_blocks(Call* call, const Layout& layout, const ForwardArgs<T>& args) const {
   Workers* workers = call->workers;
-  const size_t bytes = forward_bytes();
-  const ptrdiff_t prepared = Call::prepared_size(layout_, args.rows);
+  const size_t bytes = forward_bytes(layout);
+  const ptrdiff_t prepared = call->tensors.packed ? 0 : Call::prepared_size(layout, args.rows);
   const size_t size =
       static_cast<size_t>(prepared) * sizeof(T) + 64 + bytes * static_cast<size_t>(workers->count());
   const Scratch scratch(size);
   Carver carver(scratch.data(), size);
-  call->prepare_forward(layout_, args.rows, carver.take<T>(prepared));
+  if (prepared) call->prepare_forward(layout, args.rows, carver.take<T>(prepared));
   char* base = carver.take<char>(static_cast<ptrdiff_t>(bytes) * workers->count());
 
   const auto run = [&](ptrdiff_t begin, ptrdiff_t end, int worker) {
-    FUSEDSPLIT_ASSERT(end - begin <= (args.saved ? layout_.kept_rows : layout_.brief_rows));
+    FUSEDSPLIT_ASSERT(end - begin <= (args.saved ? layout.kept_rows : layout.brief_rows));
     Carver mine(base + bytes * static_cast<size_t>(worker), bytes);
-    Block<T> block = call->block(layout_, begin, end);
-    block.buffers = mine.take<T>(layout_.brief_width * layout_.brief_rows);
-    block.temporaries = Temporaries<T>(layout_, std::max(layout_.brief_rows, layout_.kept_rows), &mine);
+    Block<T> block = call->block(layout, begin, end);
+    block.buffers = mine.take<T>(layout.brief_width * layout.brief_rows);
+    block.temporaries = Temporaries<T>(layout, std::max(layout.brief_rows, layout.kept_rows), &mine);
     if (args.saved) {
       block.keeps = true;
-      block.buffers = args.saved + begin * layout_.kept_width;
+      block.buffers = args.saved + begin * layout.kept_width;
     }
     run_nodes(block);
   };
   if (args.saved) {
-    const BlockList list(Blocks(layout_, args.rows));
+    const BlockList list(Blocks(layout, args.rows));
     workers->run(list.count(), [&](ptrdiff_t i, int worker) {
       const BlockRows rows = list.at(i);
       run(rows.begin, rows.end, worker);
     });
   } else {
     // As many blocks for one worker as for another.
-    const ptrdiff_t each = ptrdiff_t{workers->count()} * layout_.brief_rows;
+    const ptrdiff_t each = ptrdiff_t{workers->count()} * layout.brief_rows;
     const ptrdiff_t count = std::min(args.rows, (args.rows + each - 1) / each * workers->count());
     workers->run(count, [&](ptrdiff_t i, int worker) {
       run(args.rows * i / count, args.rows * (i + 1) / count, worker);
@@ -108,7 +117,9 @@ void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
       for (size_t n = chains.front().begin; n < chains.back().end; ++n) {
         const Node& node = layout.nodes[n];
         const ptrdiff_t columns = node.step.dst.width();
-        const ptrdiff_t parts = is_shared_out(node, args.rows) ? shared_parts(columns) : 1;
+        // Parts would begin within panels of a packed kernel.
+        const bool shared = !call->tensors.packed && is_shared_out(node, args.rows);
+        const ptrdiff_t parts = shared ? shared_parts(columns) : 1;
         call->workers->run(parts, [&](ptrdiff_t i, int worker) {
           if (parts == 1) return run_node(block_of(worker), node);
           run_columns(block_of(worker), node, shared_part(columns, i), shared_part(columns, i + 1));
@@ -125,9 +136,9 @@ void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
 
 template Executor<float>::Executor(const Plan&);
 template Executor<double>::Executor(const Plan&);
-template size_t Executor<float>::forward_bytes() const;
-template size_t Executor<double>::forward_bytes() const;
-template void Executor<float>::forward(const ForwardArgs<float>&) const;
-template void Executor<double>::forward(const ForwardArgs<double>&) const;
+template size_t Executor<float>::forward_bytes(const Layout&) const;
+template size_t Executor<double>::forward_bytes(const Layout&) const;
+template void Executor<float>::forward(const ForwardArgs<float>&, const Prepared<float>*) const;
+template void Executor<double>::forward(const ForwardArgs<double>&, const Prepared<double>*) const;
 
 }  // namespace fusedsplit

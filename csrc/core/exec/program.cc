@@ -29,7 +29,6 @@ void check_call(const Plan& plan, const Args& args) {
   FUSEDSPLIT_ASSERT(args.rows >= 0);
   if (args.rows == 0) return;
   FUSEDSPLIT_ASSERT(all_given(args.inputs, plan.inputs.size()));
-  FUSEDSPLIT_ASSERT(all_given(args.params, plan.params.size()));
   FUSEDSPLIT_ASSERT(all_given(args.outputs, plan.outputs.size()));
   for (int p = 0; p < plan.points; ++p) FUSEDSPLIT_ASSERT(args.points && args.points[p].data);
 }
@@ -69,12 +68,32 @@ size_t Program<T>::scratch_bytes() const {
 template <class T>
 void Program<T>::forward(const ForwardArgs<T>& args) const {
   check_call(plan(), args);
+  FUSEDSPLIT_ASSERT(args.rows == 0 || all_given(args.params, plan().params.size()));
   impl_->executor.forward(args);
+}
+
+template <class T>
+double Program<T>::work(ptrdiff_t rows) const {
+  return work_of(impl_->executor.layout(), rows);
+}
+
+template <class T>
+std::shared_ptr<const Prepared<T>> Program<T>::prepare(const T* const* params) const {
+  FUSEDSPLIT_ASSERT(all_given(params, plan().params.size()));
+  return impl_->executor.prepare(params);
+}
+
+template <class T>
+void Program<T>::forward(const ForwardArgs<T>& args, const Prepared<T>& prepared) const {
+  check_call(plan(), args);
+  FUSEDSPLIT_ASSERT(!args.saved);
+  impl_->executor.forward(args, &prepared);
 }
 
 template <class T>
 void Program<T>::backward(const BackwardArgs<T>& args) const {
   check_call(plan(), args);
+  FUSEDSPLIT_ASSERT(args.rows == 0 || all_given(args.params, plan().params.size()));
   FUSEDSPLIT_ASSERT(args.rows == 0 || args.workspace || workspace_bytes(args.rows) == 0);
   impl_->executor.backward(args);
 }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct ForwardArgs {
   const Point* points = nullptr;
   T* const* outputs = nullptr;
   T* saved = nullptr;  // saved_size(rows) elements for backward; null at inference: nothing is kept
+  int threads = std::numeric_limits<int>::max();  // the most that the call may use, within threads()
 };
 
 template <class T>
@@ -41,6 +43,10 @@ struct BackwardArgs {
   T* const* param_grads = nullptr;         // the same
   void* workspace = nullptr;               // workspace_bytes(rows) bytes, 64-byte aligned, not initialized
 };
+
+// Params made ready once for any number of forward calls, by Program::prepare.
+template <class T>
+struct Prepared;
 
 // Immutable once made, and safe to run from many threads at once.
 template <class T>
@@ -58,7 +64,14 @@ class FUSEDSPLIT_EXPORT Program {
   // Bytes of scratch that each worker thread holds for this program.
   size_t scratch_bytes() const;
 
+  // Operations that a call of so many rows costs, what it reads included.
+  double work(ptrdiff_t rows) const;
+
   void forward(const ForwardArgs<T>& args) const;
+  // Copies of the params, packed and joined for any number of rows, on the active instruction set.
+  std::shared_ptr<const Prepared<T>> prepare(const T* const* params) const;
+  // The same bits, from params that this program prepared; those of `args` are not read, and nothing can be saved.
+  void forward(const ForwardArgs<T>& args, const Prepared<T>& prepared) const;
   void backward(const BackwardArgs<T>& args) const;
 
  private:

@@ -23,6 +23,11 @@ FUSEDSPLIT_INLINE ptrdiff_t panel_vectors_few(ptrdiff_t left, ptrdiff_t m) {
   return left >= 3 ? 3 : left;
 }
 
+// Operands packed wide: as few rows read them.
+FUSEDSPLIT_INLINE ptrdiff_t panel_vectors_wide(ptrdiff_t left) {
+  return left >= 8 ? 8 : left >= 4 ? 4 : left;
+}
+
 // Whether a product of few columns has partial sums.
 constexpr bool is_dot(ptrdiff_t k, ptrdiff_t n) { return n <= kDotMaxColumns && k >= kDotMinTerms; }
 
@@ -75,16 +80,16 @@ Chunks chunks_of_columns(const Gemm<T>& g) {
   return Chunks(g.k, g.whole_m <= kFewColumnsOfA ? kChunk / 2 : kChunk);
 }
 
-// Columns [column, column + width) of a product, all of K.
+// Columns [column, column + width) of a product, all of K, given these columns of B, a row every `ldb`.
 template <class T, bool kColumns>
-void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {
+void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors, const T* b, ptrdiff_t ldb) {
   constexpr ptrdiff_t kWide = kLanes<T>;
   const ptrdiff_t padded = vectors * kWide, width = min_of(padded, g.n - column);
   const Chunks chunks = kColumns ? chunks_of_columns(g) : Chunks(g.k);
   const bool in_registers = g.activation <= kReluKind && !g.pre;
   TileArgs<T> args;
   args.lda = g.lda;
-  args.ldb = g.packed ? padded : g.ldb;
+  args.ldb = ldb;
   args.c = g.c + column;
   args.ldc = g.ldc;
   args.last = width - (vectors - 1) * kWide;
@@ -94,7 +99,6 @@ void panel(const Gemm<T>& g, ptrdiff_t column, ptrdiff_t vectors) {
     args.with = g.fold.with ? g.fold.with + column : nullptr;
     args.y = g.fold.y + column;
   }
-  const T* b = g.packed ? g.b + column * g.k : g.b + column;
   // Whole vectors may be loaded up to the row from which they would reach beyond the end of B.
   ptrdiff_t full = g.k;
   if (!g.packed && padded != width) full = g.exact ? 0 : max_of(0, g.k - ceil_div(padded - width, g.ldb));
@@ -130,13 +134,21 @@ void gemm(const Gemm<T>& g) {
   check_gemm(g);
   constexpr ptrdiff_t kWide = kLanes<T>;
   if (is_dot(g.k, g.n) && !g.by_panels) return gemm_dot(g);
-  const bool few = !g.packed && g.m < kManyRows;
-  ptrdiff_t left = ceil_div(g.n, kWide);
-  for (ptrdiff_t column = 0; left > 0;) {
-    const ptrdiff_t vectors = few ? panel_vectors_few<T>(left, g.m) : panel_vectors(left);
-    panel<T, false>(g, column, vectors);
-    column += vectors * kWide;
-    left -= vectors;
+  const bool few = g.m < kManyRows && (!g.packed || g.wide);
+  ptrdiff_t left = ceil_div(g.n, kWide), column = 0;
+  while (left > 0) {
+    // A panel of B as it was packed, of which a tile may take less; or all of it.
+    const ptrdiff_t together = !g.packed ? left : g.wide ? panel_vectors_wide(left) : panel_vectors(left);
+    const T* b = g.packed ? g.b + column * g.k : g.b + column;
+    const ptrdiff_t ldb = g.packed ? together * kWide : g.ldb;
+    for (ptrdiff_t done = 0; done < together;) {
+      const ptrdiff_t rest = together - done;
+      const ptrdiff_t vectors = few ? panel_vectors_few<T>(rest, g.m) : panel_vectors(rest);
+      panel<T, false>(g, column, vectors, b + done * kWide, ldb);
+      column += vectors * kWide;
+      done += vectors;
+    }
+    left -= together;
   }
 }
 
@@ -158,7 +170,7 @@ void gemm_tn_narrow(const Gemm<T>& g) {
     t.ldb = g.lda;
     t.c = transposed;
     t.ldc = padded;
-    panel<T, true>(t, 0, vectors);
+    panel<T, true>(t, 0, vectors, t.b, t.ldb);
     for (ptrdiff_t i = 0; i < t.n; ++i) {
       T* c = g.c + (row + i) * g.ldc;
       for (ptrdiff_t j = 0; j < g.n; ++j) c[j] = (g.add ? c[j] : T(0)) + transposed[j * padded + i];
@@ -181,7 +193,7 @@ void gemm_tn(const Gemm<T>& g) {
   ptrdiff_t left = ceil_div(g.n, kWide);
   for (ptrdiff_t column = 0; left > 0;) {
     const ptrdiff_t vectors = g.k <= kShortSums ? panel_vectors_few<T>(left, 1) : panel_vectors(left);
-    panel<T, true>(g, column, vectors);
+    panel<T, true>(g, column, vectors, g.b + column, g.ldb);
     column += vectors * kWide;
     left -= vectors;
   }
@@ -276,7 +288,7 @@ void gemm_dot(const Gemm<T>& g) {
 // B by panels, each k x padded width, so that a tile reads it front to back; the padding is zero. B of a
 // narrow product: its transpose, rows padded. `at(k, n)` is an element of B.
 template <class T, class At>
-FUSEDSPLIT_INLINE void pack_elements(ptrdiff_t k, ptrdiff_t n, T* to, At at) {
+FUSEDSPLIT_INLINE void pack_elements(ptrdiff_t k, ptrdiff_t n, T* to, bool wide, At at) {
   if (is_dot(k, n)) {
     const ptrdiff_t padded = ceil_div(k, kPad) * kPad;
     for (ptrdiff_t j = 0; j < n; ++j, to += padded)
@@ -285,8 +297,8 @@ FUSEDSPLIT_INLINE void pack_elements(ptrdiff_t k, ptrdiff_t n, T* to, At at) {
   }
   ptrdiff_t left = ceil_div(n, kLanes<T>);
   for (ptrdiff_t column = 0; left > 0;) {
-    const ptrdiff_t vectors = panel_vectors(left), padded = vectors * kLanes<T>;
-    const ptrdiff_t width = min_of(padded, n - column);
+    const ptrdiff_t vectors = wide ? panel_vectors_wide(left) : panel_vectors(left);
+    const ptrdiff_t padded = vectors * kLanes<T>, width = min_of(padded, n - column);
     for (ptrdiff_t i = 0; i < k; ++i, to += padded) {
       for (ptrdiff_t j = 0; j < width; ++j) to[j] = at(i, column + j);
       for (ptrdiff_t j = width; j < padded; ++j) to[j] = 0;
@@ -309,7 +321,7 @@ template <class T>
 void pack(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
   check_pack(k, n, b, holds_rows(ldb, k, n), to);
   if (is_dot(k, n) || n % kLanes<T> != 0)
-    return pack_elements<T>(k, n, to, [=](ptrdiff_t i, ptrdiff_t j) { return b[i * ldb + j]; });
+    return pack_elements<T>(k, n, to, false, [=](ptrdiff_t i, ptrdiff_t j) { return b[i * ldb + j]; });
   // A few rows of B at a time, each read from end to end.
   for (ptrdiff_t first = 0; first < k; first += kPackedRows) {
     const ptrdiff_t rows = min_of(kPackedRows, k - first);
@@ -333,12 +345,18 @@ void pack(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
   }
 }
 
+template <class T>
+void pack_wide(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
+  check_pack(k, n, b, holds_rows(ldb, k, n), to);
+  pack_elements<T>(k, n, to, true, [=](ptrdiff_t i, ptrdiff_t j) { return b[i * ldb + j]; });
+}
+
 // The rows of a panel are columns of what is given: it is read by short pieces of its rows.
 template <class T>
 void pack_transposed(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to) {
   check_pack(k, n, b, holds_rows(ldb, n, k), to);
   if (is_dot(k, n) || n % kLanes<T> != 0) {
-    return pack_elements<T>(k, n, to, [=](ptrdiff_t i, ptrdiff_t j) { return b[j * ldb + i]; });
+    return pack_elements<T>(k, n, to, false, [=](ptrdiff_t i, ptrdiff_t j) { return b[j * ldb + i]; });
   }
   ptrdiff_t left = n / kLanes<T>;
   for (ptrdiff_t column = 0; left > 0;) {

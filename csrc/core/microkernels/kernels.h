@@ -39,6 +39,7 @@ struct Gemm {
   const T* b = nullptr;  // k x n, or what pack made of it
   ptrdiff_t ldb = 0;
   bool packed = false;
+  bool wide = false;       // by pack_wide
   bool by_panels = false;  // however few columns: what a product is joined with must not show in its bits
   bool exact = false;  // columns of B beyond n must not even be loaded: another thread may be writing them
   T* c = nullptr;
@@ -153,7 +154,9 @@ struct Kernels {
   void (*gemm_tn)(const Gemm<T>&);
   // Packs B (k x n) for gemm; `to` holds what place_nodes reserves.
   void (*pack)(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to);
-  // The same, given B's transpose (n x k).
+  // The same in the panels that few rows read.
+  void (*pack_wide)(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to);
+  // As pack, given B's transpose (n x k).
   void (*pack_transposed)(ptrdiff_t k, ptrdiff_t n, const T* b, ptrdiff_t ldb, T* to);
   void (*activate)(int kind, T alpha, ptrdiff_t m, ptrdiff_t n, T* y, ptrdiff_t ldy);
   void (*activation_grad)(const ActivationGrad<T>&);

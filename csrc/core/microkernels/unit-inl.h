@@ -21,10 +21,10 @@ namespace {
 
 template <class T>
 constexpr Kernels<T> kernels_of_unit() {
-  return {&gemm<T>,          &gemm_tn<T>,         &pack<T>,        &pack_transposed<T>,
-          &activate_rows<T>, &activation_grad<T>, &column_sums<T>, &copy_rows<T>,
-          &merge_rows<T>,    &merge_grad<T>,      &mix_rows<T>,    &mix_grad<T>,
-          &row<T>,           &row_grad<T>,        &spin_fma<T>};
+  return {&gemm<T>,          &gemm_tn<T>,         &pack<T>,        &pack_wide<T>, &pack_transposed<T>,
+          &activate_rows<T>, &activation_grad<T>, &column_sums<T>, &copy_rows<T>, &merge_rows<T>,
+          &merge_grad<T>,    &mix_rows<T>,        &mix_grad<T>,    &row<T>,       &row_grad<T>,
+          &spin_fma<T>};
 }
 
 }  // namespace
