@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what the lazy names are, for type checkers: `as` says that 
     from fusedsplit.models.fused_model import FusedModel as FusedModel
     from fusedsplit.models.fused_model import fuse as fuse
     from fusedsplit.models.fused_model import unfuse as unfuse
+    from fusedsplit.native.predictor import Predictor as Predictor
     from fusedsplit.tools.check import check as check
     from fusedsplit.tools.explain import explain as explain
     from fusedsplit.tools.info import info as info
@@ -46,6 +47,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "FusedModel": ("models.fused_model", "FusedModel"),
     "fuse": ("models.fused_model", "fuse"),
     "unfuse": ("models.fused_model", "unfuse"),
+    "Predictor": ("native.predictor", "Predictor"),
     "use_backend": ("backends.dispatch", "use_backend"),
     "FusedSplitWarning": ("backends.dispatch", "FusedSplitWarning"),
     "check": ("tools.check", "check"),
@@ -54,7 +56,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
 }
 
 # What is of use without the TensorFlow backend of Keras.
-_ANYWHERE = {"SplitSpec", "merges", "info"}
+_ANYWHERE = {"SplitSpec", "merges", "info", "Predictor"}
 
 __all__ = [*_PUBLIC, "__version__"]
 

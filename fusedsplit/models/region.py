@@ -139,6 +139,11 @@ class RegionComputation:
     def plan(self, logits: bool = False) -> Plan:
         return self._finished(logits).plan
 
+    @property
+    def output_places(self) -> list[int]:
+        """Where each output of the region is among those of its plan."""
+        return list(self._plain.outputs)
+
     def params(self) -> list[Any]:
         values = [_values(source.read(), self.dtype) for source in self._sources]
         places = [i for i, source in enumerate(self._sources) if source.compute is not None]

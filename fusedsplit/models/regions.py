@@ -35,8 +35,8 @@ class Schedule:
         return [item for item in self.items if isinstance(item, Region)]
 
 
-def schedule(graph: Graph, training: bool) -> Schedule:
-    """The regions of a graph, at inference or while training."""
+def schedule(graph: Graph, training: bool, gains_only: bool = True) -> Schedule:
+    """The regions of a graph, at inference or while training; with `gains_only` those that gain by being fused."""
     leads, reasons = _leads(graph, training)
     sets = _grow(graph, leads)
     position = {call: i for i, call in enumerate(graph.calls)}
@@ -45,7 +45,7 @@ def schedule(graph: Graph, training: bool) -> Schedule:
         ordered = sorted(members, key=position.__getitem__)
         try:
             region = _region(graph, ordered, leads[ordered[0]], training)
-            reason = _not_worth_it(region.plan)
+            reason = _not_worth_it(region.plan) if gains_only else None
         except (NotRowWise, PlanError) as why:  # beyond the bounds of a plan, for one
             reason = str(why)
         if reason is None:

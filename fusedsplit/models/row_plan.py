@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Union
 
-from fusedsplit.plan import LINEAR, Dense, Merge, Mix, Plan, PlanBuilder, Range, Row, Step, sources
+from fusedsplit.plan import (
+    LINEAR,
+    Dense,
+    Merge,
+    Mix,
+    Plan,
+    PlanBuilder,
+    Range,
+    Row,
+    params_of,
+    renamed,
+    sources,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +232,7 @@ def _place(
             new[r.value] = build.hidden(widths[r.value])
         return Range(new[r.value].value, r.start, r.stop)
 
-    used = sorted({p for step in steps for p in _params(step)})
+    used = sorted({p for step in steps if not isinstance(step, Concat) for p in params_of(step)})
     numbers = {p: build.param(params[p]) for p in used}
     for step in steps:
         if isinstance(step, Concat):
@@ -248,26 +260,3 @@ def _placements(steps: Sequence[RowStep], widths: Sequence[int], fixed: set[int]
                     placed[r.value] = (step.dst.value, at)
                 at += r.width
     return placed
-
-
-def _params(step: RowStep) -> list[int]:
-    if isinstance(step, Dense):
-        return [p for p in (step.kernel, step.bias) if p is not None]
-    if isinstance(step, Merge):
-        return [p for p in (step.gain, step.shift) if isinstance(p, int)]
-    return []
-
-
-def renamed(step: Step, resolve: Callable[[Range], Range], numbers: Mapping[int, int] | Sequence[int]) -> Step:
-    """The step with other names of values and params."""
-    dst = resolve(step.dst)
-    if isinstance(step, Dense):
-        bias = None if step.bias is None else numbers[step.bias]
-        return dataclasses.replace(step, src=resolve(step.src), kernel=numbers[step.kernel], bias=bias, dst=dst)
-    if isinstance(step, Merge):
-        gain, shift = (numbers[p] if isinstance(p, int) else p for p in (step.gain, step.shift))
-        srcs = tuple((resolve(r), scale) for r, scale in step.srcs)
-        return dataclasses.replace(step, srcs=srcs, gain=gain, shift=shift, dst=dst)
-    if isinstance(step, Row):
-        return dataclasses.replace(step, src=resolve(step.src), dst=dst)
-    return Mix(resolve(step.gate), tuple(map(resolve, step.experts)), dst)

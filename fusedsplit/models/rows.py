@@ -16,8 +16,8 @@ from typing import Any, Union
 
 import numpy as np
 
-from fusedsplit.models.row_plan import Concat, Finished, RowStep, finish, renamed
-from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Plan, Range, Row
+from fusedsplit.models.row_plan import Concat, Finished, RowStep, finish
+from fusedsplit.plan import LINEAR, Activation, Const, Dense, Merge, Plan, Range, Row, renamed
 
 # A step for each piece: beyond this many, moving the columns about costs more than the operation itself.
 MAX_PIECES = 64

@@ -26,6 +26,8 @@ from fusedsplit.plan.steps import (
     Side,
     Step,
     Value,
+    params_of,
+    renamed,
     sources,
 )
 
@@ -56,5 +58,7 @@ __all__ = [
     "Side",
     "Step",
     "Value",
+    "params_of",
+    "renamed",
     "sources",
 ]

@@ -13,6 +13,7 @@ a step writes; neither is ever a copy.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Union
 
 # Bounds that hold for every plan, so that no product of sizes overflows in any executor.
@@ -161,3 +162,27 @@ def sources(step: Step) -> list[Range]:
     if isinstance(step, Merge):
         return [src for src, _ in step.srcs]
     return [step.gate, *step.experts]
+
+
+def params_of(step: Step) -> list[int]:
+    """The params that a step reads."""
+    if isinstance(step, Dense):
+        return [p for p in (step.kernel, step.bias) if p is not None]
+    if isinstance(step, Merge):
+        return [p for p in (step.gain, step.shift) if isinstance(p, int)]
+    return []
+
+
+def renamed(step: Step, resolve: Callable[[Range], Range], numbers: Mapping[int, int] | Sequence[int]) -> Step:
+    """The step with other names of values and params."""
+    dst = resolve(step.dst)
+    if isinstance(step, Dense):
+        bias = None if step.bias is None else numbers[step.bias]
+        return dataclasses.replace(step, src=resolve(step.src), kernel=numbers[step.kernel], bias=bias, dst=dst)
+    if isinstance(step, Merge):
+        gain, shift = (numbers[p] if isinstance(p, int) else p for p in (step.gain, step.shift))
+        srcs = tuple((resolve(r), scale) for r, scale in step.srcs)
+        return dataclasses.replace(step, srcs=srcs, gain=gain, shift=shift, dst=dst)
+    if isinstance(step, Row):
+        return dataclasses.replace(step, src=resolve(step.src), dst=dst)
+    return Mix(resolve(step.gate), tuple(map(resolve, step.experts)), dst)
