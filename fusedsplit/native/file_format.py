@@ -158,6 +158,8 @@ def _header(data: bytes) -> tuple[np.dtype[Any], tuple[int, int, int]]:
         raise FileFormatError(f"expected {size} bytes. Received: {len(data)}")
     if digest != hashlib.sha256(data[: _DIGEST.start] + data[_DIGEST.stop :]).digest():
         raise FileFormatError("expected the bytes that were written. Received: others, by their SHA-256")
+    if data[_DIGEST.stop : _HEADER.size].strip(b"\0"):
+        raise FileFormatError("expected zeros at the end of the header")
     if itemsize not in (4, 8):
         raise FileFormatError(f"expected floats of 4 or 8 bytes. Received: {itemsize}")
     if not 1 <= rows <= _MOST_ROWS:
