@@ -6,7 +6,7 @@ BUILD := $(if $(shell command -v $(CXX) 2>/dev/null),FUSEDSPLIT_FORCE_BUILD=1,FU
 PY_FILES := setup.py fusedsplit tests benchmarks
 CC_FILES = $(shell find csrc tests -name '*.cc' -o -name '*.h')
 
-.PHONY: all venv native test test-matrix bench lint format ulp selftest sanitize fuzz aarch64 clean
+.PHONY: all venv native test test-matrix bench lint format ulp selftest sanitize sanitize-files fuzz aarch64 clean
 all: test
 
 venv: .venv/installed
@@ -60,6 +60,15 @@ sanitize: venv
 	    $(BIN)/python setup.py -q build_program --name selftest --target build/programs/selftest-thread
 	build/programs/selftest-address $(SELFTEST_ARGS)
 	build/programs/selftest-thread $(SELFTEST_ARGS)
+
+# 100,000 damaged and forged files of predictors, read and run with the core under the sanitizers.
+FILE_TRIES ?= 50000
+sanitize-files: venv
+	CXXFLAGS="-O1 -g -U_FORTIFY_SOURCE -DFUSEDSPLIT_ASSERTIONS -fsanitize=address,undefined -fno-sanitize-recover=all" \
+	    FUSEDSPLIT_FORCE_BUILD=1 $(BIN)/python setup.py -q build --build-temp build/sanitized-temp --build-lib build/sanitized
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:max_allocation_size_mb=256 FUSEDSPLIT_FILE_TRIES=$(FILE_TRIES) \
+	    $(BIN)/pytest -q -o pythonpath="build/sanitized ." -o timeout=0 tests/native/test_file_format.py
 
 # Whatever integers there are, decoded and laid out under limits of memory and time (Debian: clang and
 # libclang-rt-14-dev, which has libFuzzer). What is found goes into build/fuzz.

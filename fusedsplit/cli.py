@@ -74,7 +74,8 @@ def _explain(args: argparse.Namespace) -> int:
 
 def _convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a .keras file, of a fused model or a plain one")
-    parser.add_argument("target", help="the .keras file to write, of the other kind")
+    parser.add_argument("target", help="the .keras file to write, of the other kind; or a .fs file, a predictor's")
+    parser.add_argument("--no-fold", action="store_true", help="of a .fs file: keep the bits of the model's own steps")
     parser.add_argument("--force", action="store_true", help="overwrite the target if it exists")
     _unsafe_argument(parser)
 
@@ -82,7 +83,28 @@ def _convert_arguments(parser: argparse.ArgumentParser) -> None:
 def _convert(args: argparse.Namespace) -> int:
     from fusedsplit.tools.files import convert
 
-    return _on_files("convert", lambda: convert(args.source, args.target, args.unsafe, args.force))
+    return _on_files("convert", lambda: convert(args.source, args.target, args.unsafe, args.force, not args.no_fold))
+
+
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a predictor's file, as `fusedsplit convert` or fs.Predictor.save writes it")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help=".npy files: one for each input, then one to write for each output"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="at most so many (default: as many as there are)")
+    parser.add_argument("--force", action="store_true", help="overwrite outputs that exist")
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from fusedsplit.native.library import NativeError
+    from fusedsplit.tools.predict_files import predict_files
+
+    try:
+        print(predict_files(args.model, args.files, threads=args.threads, force=args.force))
+    except (ValueError, OSError, NativeError) as error:
+        print(f"fusedsplit predict: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _on_files(command: str, run: Callable[[], str]) -> int:
@@ -108,9 +130,14 @@ _COMMANDS: dict[str, _Command] = {
     ),
     "explain": ("what of a model in a file is fused, or would be, and why not the rest", _explain_arguments, _explain),
     "convert": (
-        "write the fused form of a plain model's file, or the plain form of a fused one's",
+        "write the fused form of a plain model's file, or the plain form of a fused one's, or a predictor's file",
         _convert_arguments,
         _convert,
+    ),
+    "predict": (
+        "predict from .npy files into .npy files, larger than memory if need be",
+        _predict_arguments,
+        _predict,
     ),
 }
 

@@ -198,3 +198,113 @@ def test_models_that_cannot_be_read_are_named(here, capsys):
     for arguments in (["explain", "unbuilt.keras"], ["convert", "unbuilt.keras", "out.keras"]):
         assert main(arguments) == 2
         assert "unbuilt.keras: `model`: expected a Sequential whose input shape is known" in capsys.readouterr().err
+
+
+# predict, and convert to what it reads.
+
+
+@pytest.fixture
+def predictor_file(here):
+    layer = fs.SplitDense(kl.Dense(6), [kl.Dense(2, activation="relu"), None], head=kl.Dense(1))
+    layer.build((None, 5))
+    fs.Predictor(layer).save("model.fs")
+
+
+def test_convert_to_a_predictor(saved, here, rng, capsys):
+    assert main(["convert", "plain.keras", "model.fs"]) == 0
+    assert "needs NumPy alone" in capsys.readouterr().out
+    x = rng.normal(size=(7, 5)).astype("float32")
+    want = saved.predict(x, verbose=0)
+    np.testing.assert_allclose(fs.Predictor.load("model.fs")(x), want, atol=1e-5)
+    assert main(["convert", "plain.keras", "model.fs"]) == 2
+    assert "which exists" in capsys.readouterr().err
+    assert main(["convert", "plain.keras", "model.fs", "--force", "--no-fold"]) == 0
+    assert len(fs.Predictor.load("model.fs").plan.steps) == 3
+    keras.Sequential([keras.Input((4, 4, 1)), kl.Conv2D(2, 3)]).save("image.keras")
+    assert main(["convert", "image.keras", "image.fs"]) == 2
+    assert "not known to be row-wise" in capsys.readouterr().err
+    assert not (here / "image.fs").exists()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_predict(predictor_file, here, rng, capsys, order):
+    x = rng.normal(size=(1000, 5))
+    np.save("in.npy", np.asarray(x, order=order))
+    assert main(["predict", "model.fs", "in.npy", "out.npy"]) == 0
+    assert "1,000 rows in" in capsys.readouterr().out
+    predictor = fs.Predictor.load("model.fs")
+    assert np.load("out.npy").tobytes() == predictor(x).tobytes()
+    from fusedsplit.tools.predict_files import predict_files
+
+    predict_files("model.fs", ["in.npy", "out.npy"], force=True, chunk=1000)
+    assert np.load("out.npy").tobytes() == predictor(x).tobytes()
+    np.save("in.npy", x[:0])
+    assert main(["predict", "model.fs", "in.npy", "out.npy", "--force"]) == 0
+    assert np.load("out.npy").shape == (0, 1)
+    np.save("in.npy", x.reshape(10, 100, 5)), np.save("one.npy", x[0])
+    assert main(["predict", "model.fs", "in.npy", "out.npy", "--force"]) == 0
+    assert main(["predict", "model.fs", "one.npy", "one_out.npy"]) == 0
+    assert np.load("out.npy").shape == (10, 100, 1) and np.load("one_out.npy").shape == (1,)
+
+
+def test_predict_with_several_inputs_and_outputs(here, rng):
+    a, b = keras.Input((3,)), keras.Input((2,))
+    h = kl.Concatenate()([a, b])
+    fs.Predictor(keras.Model([a, b], [kl.Dense(4)(h), kl.Dense(1)(a)])).save("model.fs")
+    given = [rng.normal(size=(9, n)).astype("float32") for n in (3, 2)]
+    for name, x in zip("ab", given):
+        np.save(f"{name}.npy", x)
+    assert main(["predict", "model.fs", "a.npy", "b.npy", "p.npy", "q.npy"]) == 0
+    want = fs.Predictor.load("model.fs")(given)
+    assert [np.load(f"{name}.npy").tobytes() for name in "pq"] == [y.tobytes() for y in want]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no.fs", "in.npy", "out.npy"], "No such file"),
+        (["in.npy", "in.npy", "out.npy"], "expected the file of a Predictor"),
+        (["model.fs", "in.npy"], "expected 1 files of inputs and 1 of outputs. Received: 1 files"),
+        (["model.fs", "model.fs", "out.npy"], "expected a .npy file of numbers"),
+        (["model.fs", "text.npy", "out.npy"], "expected a .npy file of numbers"),
+        (["model.fs", "wide.npy", "out.npy"], r"wide.npy: expected an array of shape (..., 5). Received: shape (4, 6)"),
+        (["model.fs", "in.npy", "in.npy"], "which exists (--force overwrites)"),
+        (["model.fs", "in.npy", "out.txt"], "expected to write a .npy file"),
+        (["model.fs", "in.npy", "none/out.npy"], "into a directory"),
+        (["model.fs", "in.npy", "out.npy", "--threads", "0"], "`threads`: expected"),
+    ],
+    ids=str,
+)
+def test_predict_says_what_is_wrong(predictor_file, here, arguments, message, capsys):
+    np.save("in.npy", np.zeros((4, 5), "float32"))
+    np.save("wide.npy", np.zeros((4, 6), "float32"))
+    np.save("text.npy", np.array(["a"]))
+    before = set(here.iterdir())
+    assert main(["predict", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert set(here.iterdir()) == before
+
+
+def test_predict_leaves_nothing_half_written(predictor_file, here, monkeypatch):
+    np.save("in.npy", np.zeros((4, 5), "float32"))
+    before = set(here.iterdir())
+    from fusedsplit.tools import predict_files
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict_files, "_run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main(["predict", "model.fs", "in.npy", "out.npy"])
+    assert set(here.iterdir()) == before
+
+
+@pytest.mark.parametrize("rich", [True, False])
+def test_a_bar_on_a_terminal(predictor_file, here, rich, monkeypatch):
+    import sys
+
+    np.save("in.npy", np.zeros((400, 5), "float32"))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich.progress", None)
+    assert main(["predict", "model.fs", "in.npy", "out.npy"]) == 0

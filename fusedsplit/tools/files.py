@@ -12,10 +12,13 @@ import keras
 
 from fusedsplit.models import graph
 from fusedsplit.models.fused_model import FusedModel, fuse, unfuse
+from fusedsplit.native.library import NativeError
+from fusedsplit.native.predictor import Predictor
 from fusedsplit.tools.call_names import count
 from fusedsplit.tools.explain import explain
 
 SUFFIX = ".keras"
+PREDICTOR_SUFFIX = ".fs"
 _LONGEST = 300  # of Keras' own messages
 
 
@@ -83,8 +86,9 @@ def explain_file(path: str, unsafe: bool = False) -> str:
         raise FileError(f"{path}: {error}") from error
 
 
-def convert(source: str, target: str, unsafe: bool = False, force: bool = False) -> str:
-    """Writes the fused form of a plain model's file, and the plain form of a fused one's.
+def convert(source: str, target: str, unsafe: bool = False, force: bool = False, fold: bool = True) -> str:
+    """Writes the fused form of a plain model's file, and the plain form of a fused one's; or, where the target's name
+    ends in .fs, a predictor's file, for which `fold` counts.
 
     What the model was compiled with comes along, and the state of its optimizer. `target` is there whole, or not.
 
@@ -95,12 +99,14 @@ def convert(source: str, target: str, unsafe: bool = False, force: bool = False)
         FileError: if `source` holds no model that can be converted, or `target` must not be written.
     """
     path = Path(target)
-    if path.suffix != SUFFIX:
-        raise FileError(f"expected to write a {SUFFIX} file. Received: {target!r}")
+    if path.suffix not in (SUFFIX, PREDICTOR_SUFFIX):
+        raise FileError(f"expected to write a {SUFFIX} or {PREDICTOR_SUFFIX} file. Received: {target!r}")
     if path.exists() and not force:
         raise FileError(f"expected to write a new file. Received: {target!r}, which exists (--force overwrites it)")
     if not path.absolute().parent.is_dir():
         raise FileError(f"expected to write into a directory. Received: {target!r}, and there is none")
+    if path.suffix == PREDICTOR_SUFFIX:
+        return _write_predictor(source, path, unsafe, fold)
     model = load(source, unsafe, compiled=True)
     try:
         converted = unfuse(model) if isinstance(model, FusedModel) else fuse(model)
@@ -108,6 +114,16 @@ def convert(source: str, target: str, unsafe: bool = False, force: bool = False)
         raise FileError(f"{source}: {error}") from error
     _save(converted, path)
     return _what_was_done(source, target, converted)
+
+
+def _write_predictor(source: str, target: Path, unsafe: bool, fold: bool) -> str:
+    model = load(source, unsafe)
+    try:
+        predictor = Predictor(model, fold=fold)
+        predictor.save(target)
+    except (ValueError, NativeError) as error:
+        raise FileError(f"{source}: {error}") from error
+    return f"{source} -> {target}: {model.name!r} as {predictor!r}, which needs NumPy alone"
 
 
 def _save(model: keras.Model, path: Path) -> None:

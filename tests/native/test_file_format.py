@@ -21,7 +21,7 @@ from tests.plan.test_plan import pieces
 if library.core_problem() is not None:
     pytest.skip(f"the core is not usable: {library.core_problem()}", allow_module_level=True)
 
-# `make sanitize-files` asks for 100,000.
+# `make sanitize-files` asks for 100,000 in the two tests together.
 TRIES = int(os.environ.get("FUSEDSPLIT_FILE_TRIES", "3000"))
 HEADER = 128
 
