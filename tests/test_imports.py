@@ -47,7 +47,7 @@ ORDER = (
     {"models.eager"},
     {"models.fused_model"},
     {"models.freeze"},
-    {"tools.predict_files"},
+    {"tools.predict_files", "tools.check_predictor"},
     {"tools.check_report", "tools.float64", "tools.call_names", "tools.info"},
     {"tools.derivatives", "tools.gain", "tools.model_text"},
     {"tools.check_model", "tools.explain_model"},

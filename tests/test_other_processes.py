@@ -9,9 +9,12 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+from keras.layers import Dense
 
 import fusedsplit as fs
+from fusedsplit.native import library
 
 cloudpickle = pytest.importorskip("cloudpickle")
 
@@ -67,3 +70,27 @@ def test_models_are_built_in_worker_processes(client, found):
 
 def test_a_search_fits_models_in_worker_processes(found):
     assert found["by_search"]["width"] in (4, 8)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory) -> dict:
+    """What `scoring.py` printed."""
+    for package in ("joblib", "dask.distributed"):
+        pytest.importorskip(package)
+    if library.core_problem() is not None:
+        pytest.skip(f"the core is not usable: {library.core_problem()}")
+    folder = tmp_path_factory.mktemp("scoring")
+    layer = fs.SplitDense(Dense(8), [Dense(4, activation="relu"), Dense(6)], head=Dense(1))
+    layer.build((None, 10))
+    fs.Predictor(layer).save(folder / "model.fs")
+    np.save(folder / "rows.npy", np.random.default_rng(0).normal(size=(1000, 10)).astype("float32"))
+    lines = run("-W", "ignore", str(Path(__file__).with_name("scoring.py")), str(folder)).splitlines()
+    return {key: value for line in lines if line.startswith("{") for key, value in json.loads(line).items()}
+
+
+@pytest.mark.parametrize("client", ["by_joblib", "by_dask"])
+def test_a_batch_is_scored_in_worker_processes(client, scored):
+    (here, (process, *_), _), (found, processes, with_tensorflow) = zip(*scored["here"]), zip(*scored[client])
+    assert found == here
+    assert process not in processes
+    assert not any(with_tensorflow)

@@ -14,7 +14,7 @@ from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import Operands
 from fusedsplit.layers.computation import LayerComputation, SpecComputation
 from fusedsplit.layers.spec import SplitSpec
-from fusedsplit.tools import check_against, check_model
+from fusedsplit.tools import check_against, check_model, check_predictor
 from fusedsplit.tools.check_report import ORDERS, CheckReport, usable_backends, worst_row
 from fusedsplit.tools.derivatives import derivatives, largest_errors
 
@@ -36,6 +36,8 @@ def check(
     An element of a layer passes if its error is at most `max(2 e, 2 u n m)`, where e is the largest error that the
     unfused Keras computation itself makes in the layer's dtype, u the unit roundoff of that dtype, n the number of
     products in a chain, and m the magnitude of the element: the same computation on absolute values, `|x||W| + |b|`.
+
+    Where backends are not named, the values of the `Predictor` are checked too, at inference, its weights folded.
 
     Of a model every region is checked, with the inputs that it has within the model, and the gradients of its inputs
     and variables. There is no plan in the reference: it is the graph of TensorFlow operations that the Keras layers
@@ -114,6 +116,15 @@ def _check_layer(
             own = largest_errors(unfused[order], exact[order])
             allowed = [np.maximum(2 * e, roundoff * m) for e, m in zip(own, magnitude[order])]
             rows.append(worst_row(name, order, found[order], exact[order], own, allowed))
+    if backends is None and not is_spec and not training:
+        predict, reasons = check_predictor.predict_of(layer)
+        if predict is None:
+            skipped[check_predictor.NAME] = reasons
+        else:
+            own = largest_errors(unfused["value"], exact["value"])
+            allowed = [np.maximum(2 * e, roundoff * m) for e, m in zip(own, magnitude["value"])]
+            found_values = predict(case.inputs)
+            rows.append(worst_row(check_predictor.NAME, "value", found_values, exact["value"], own, allowed))
     return CheckReport(getattr(layer, "name", "spec"), tuple(rows), skipped)
 
 

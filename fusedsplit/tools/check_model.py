@@ -14,6 +14,7 @@ from fusedsplit.models import calls
 from fusedsplit.models.fused_model import FusedModel, fuse
 from fusedsplit.models.graph import Call, Graph, Tensor
 from fusedsplit.models.region import Region
+from fusedsplit.tools import check_predictor
 from fusedsplit.tools.call_names import count, kinds
 from fusedsplit.tools.check_report import CheckReport, Row, usable_backends, worst_row
 from fusedsplit.tools.derivatives import Program, State, Tensors, true_moments
@@ -33,11 +34,17 @@ def check(
     rows: list[Row] = []
     skipped: dict[str, list[str]] = {}
     schedule = fused.schedule(training)
+    predict = None
+    if backends is None and not training and len(schedule.regions) == 1:
+        predict, reasons = check_predictor.predict_of(fused)
+        if predict is None:
+            skipped[check_predictor.NAME] = reasons
     with true_moments() as notes:
         for number, region in enumerate(schedule.regions, 1):
             given = [np.asarray(values[tensor], region.dtype) for tensor in region.inputs]
             where = f"region {number}: " if len(schedule.regions) > 1 else ""
-            found, not_run = _check_region(region, given, backends, state, rng, where)
+            predicts = None if predict is None else _on_outputs(fused.graph, region, predict(arrays))
+            found, not_run = _check_region(region, given, backends, state, rng, where, predicts)
             rows += found
             for name, reasons in not_run.items():
                 skipped.setdefault(name, []).extend(r for r in reasons if r not in skipped.get(name, ()))
@@ -62,6 +69,7 @@ def _check_region(
     state: State,
     rng: np.random.Generator,
     where: str,
+    predicted: Tensors | None,
 ) -> tuple[list[Row], dict[str, list[str]]]:
     usable, skipped = usable_backends(region.computation, backends)
     variables = variables_of(region.layers)
@@ -73,18 +81,29 @@ def _check_region(
     given, made = ([tensor.name for tensor in tensors] for tensors in (region.inputs, region.outputs))
     names = order_names(given, made, [v.path for v in variables], inputs)
     rows = []
+
+    def row(name: str, order: str, found: Tensors) -> Row:
+        own = traced.own_errors[order]
+        allowed = [max(2 * e, c) for e, c in zip(own, changes[order])]
+        tensors = [where + tensor for tensor in names[order]]
+        return worst_row(name, order, found, traced.exact[order], own, allowed, tensors)
+
     for name in usable:
         program = unfused if name == "reference" else Program(_fused(region, name), unfused.variables, state)
         with dispatch.use_backend("reference" if name == "reference" else "auto"):
             found = program.run(point, traced.orders)
-        for order in traced.orders:
-            own = traced.own_errors[order]
-            allowed = [max(2 * e, c) for e, c in zip(own, changes[order])]
-            tensors = [where + tensor for tensor in names[order]]
-            rows.append(worst_row(name, order, found[order], traced.exact[order], own, allowed, tensors))
+        rows += [row(name, order, found[order]) for order in traced.orders]
+    if predicted is not None:
+        rows.append(row(check_predictor.NAME, "value", predicted))
     if len(traced.orders) < 3:
         skipped["second order"] = [f"TensorFlow cannot differentiate {kinds(region.calls)} twice"]
     return rows, skipped
+
+
+def _on_outputs(graph: Graph, region: Region, outputs: Tensors) -> Tensors:
+    """The outputs of a graph in the order in which the region that is all of it gives them."""
+    found = dict(zip(graph.outputs, outputs))
+    return [found[tensor] for tensor in region.outputs]
 
 
 def _fused(region: Region, backend: str) -> Any:

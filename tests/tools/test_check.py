@@ -1,5 +1,6 @@
 """check.py: it passes what is right, and fails what is not."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -66,10 +67,10 @@ def test_a_report_names_every_backend_and_order(layer):
     report = fs.check(layer)
     assert report.ok
     run = {row.backend for row in report.rows}
-    assert run | set(report.skipped) == {"op", "xla", "tf", "reference"}
-    assert all(
-        [row.order for row in report.rows if row.backend == b] == list(fs.check.__globals__["ORDERS"]) for b in run
-    )
+    assert run | set(report.skipped) == {"op", "xla", "tf", "reference", "predictor"}
+    for backend in run:
+        orders = ["value"] if backend == "predictor" else list(fs.check.__globals__["ORDERS"])
+        assert [row.order for row in report.rows if row.backend == backend] == orders
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5)], ids=str)
@@ -112,3 +113,38 @@ def test_a_layers_own_split_points_are_used(monkeypatch):
     layer.build((None, 5))
     assert fs.check(layer, backends=["tf"]).ok
     assert {int(p) for p in points} == {3}
+
+
+def test_the_predictor_is_compared(rng):
+    layer = fs.SplitDense(Dense(8), [Dense(4, activation="relu"), Dense(6)])
+    layer.build((None, 10))
+    report = fs.check(layer)
+    assert [row.ok for row in report.rows if row.backend == "predictor"] == [True]
+    assert not [row for row in fs.check(layer, training=True).rows if row.backend == "predictor"]
+    own = fs.MergeDense([Dense(2), Dense(2)], merge=lambda parts: parts[0] * parts[1])
+    own.build((None, 5))
+    assert "no part of a plan" in fs.check(own).skipped["predictor"][0]
+
+
+def test_a_wrong_predictor_is_found(monkeypatch):
+    from fusedsplit.native import predictor
+    from fusedsplit.plan import fold
+
+    layer = fs.SplitDense(Dense(8), [Dense(4, activation="relu"), Dense(6)])
+    layer.build((None, 10))
+
+    def wrong(plan, params):
+        plan, params = fold.fold(plan, params)
+        return plan, [p * 1.001 for p in params]
+
+    monkeypatch.setattr(predictor, "fold_plan", wrong)
+    report = fs.check(layer)
+    assert {row.backend for row in report.rows if not row.ok} == {"predictor"}
+
+
+def test_the_predictor_of_a_model_is_compared():
+    x = keras.Input((6,))
+    h = keras.layers.BatchNormalization()(Dense(8, activation="relu")(x))
+    model = keras.Model(x, {"p": Dense(3, activation="softmax")(h), "q": Dense(2)(h)})
+    rows = [row for row in fs.check(model).rows if row.backend == "predictor"]
+    assert len(rows) == 1 and rows[0].ok

@@ -1,0 +1,30 @@
+"""The predictor of a layer or a model, as one more thing that `fs.check` compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fusedsplit.native import structure
+from fusedsplit.native.library import NativeError
+from fusedsplit.native.predictor import Predictor
+
+NAME = "predictor"
+
+Predict = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
+
+def predict_of(source: Any) -> tuple[Predict | None, list[str]]:
+    """What computes all outputs from all inputs, flat, weights folded; or None, and why there is none."""
+    try:
+        predictor = Predictor(source)
+    except (ValueError, NativeError) as error:
+        return None, [" ".join(str(error).split())]
+
+    def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        outputs = predictor(structure.pack(predictor.inputs, iter(inputs)))
+        return [np.asarray(y, np.float64) for y in structure.flatten(predictor.outputs, outputs, "outputs")]
+
+    return predict, []
