@@ -13,12 +13,6 @@ using Span = std::pair<ptrdiff_t, ptrdiff_t>;
 
 bool splittable(const Step& step) { return step.kind == StepKind::kDense || step.kind == StepKind::kMerge; }
 
-// Whether columns [begin, end) fill their vectors well enough to be a piece.
-bool good_piece(ptrdiff_t begin, ptrdiff_t end, ptrdiff_t unit) {
-  const ptrdiff_t width = end - begin, idle = (unit - width % unit) % unit;
-  return width >= kLeastPiece && kPieceToIdle * idle <= width;
-}
-
 class Slicer {
  public:
   Slicer(const Plan& plan, ptrdiff_t unit, ptrdiff_t most) : plan_(plan), unit_(unit), most_(most) {}
@@ -40,6 +34,12 @@ class Slicer {
   }
 
  private:
+  // Whether columns [begin, end) are enough, and fill their vectors well enough, to be a piece.
+  bool good_piece(ptrdiff_t begin, ptrdiff_t end) const {
+    const ptrdiff_t width = end - begin, idle = (unit_ - width % unit_) % unit_;
+    return width >= std::max<ptrdiff_t>(kLeastPiece, most_) && kPieceToIdle * idle <= width;
+  }
+
   // The ends of the pieces of every value.
   void find_cuts() {
     std::vector<std::vector<Span>> whole(plan_.values.size());  // ranges that must not be cut
@@ -55,13 +55,13 @@ class Slicer {
         std::sort(whole[v].begin(), whole[v].end());
         ptrdiff_t begin = 0, reach = 0;
         for (const Span& span : whole[v]) {
-          if (span.first >= reach && span.first > 0 && good_piece(begin, span.first, unit_)) {
+          if (span.first >= reach && span.first > 0 && good_piece(begin, span.first)) {
             cuts.push_back(span.first);
             begin = span.first;
           }
           reach = std::max(reach, span.second);
         }
-        if (!cuts.empty() && !good_piece(cuts.back(), width, unit_)) cuts.pop_back();
+        if (!cuts.empty() && !good_piece(cuts.back(), width)) cuts.pop_back();
       }
       cuts.push_back(width);
     }

@@ -41,7 +41,7 @@ struct Sliced {
 };
 
 // `unit` is the length of the longest vector. With `most` > 0 the columns of a Dense are cut further, to that many at
-// most.
+// most, and no readers cut off fewer: where rows are few, only a wide panel has sums enough under way.
 Sliced slice_plan(const Plan& plan, ptrdiff_t unit, ptrdiff_t most);
 
 // By value, how many sources read it.
