@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras.layers import Activation, Concatenate, Dense, Dropout, Lambda
 
 import fusedsplit as fs
+from fusedsplit.native import library
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
@@ -21,11 +22,14 @@ MODULES = (
     "layers.dynamic",
     "layers.merges",
     "layers.functional",
+    "native.predictor",
+    "plan.fold",
     "tools.check",
     "tools.explain",
     "tools.info",
 )
 README = ROOT / "README.md"
+PREDICTOR = ROOT / "docs" / "predictor.md"
 pytestmark = pytest.mark.filterwarnings("ignore::fusedsplit.FusedSplitWarning")
 
 
@@ -68,3 +72,11 @@ def test_every_line_of_python_in_the_readme_runs():
             layer.build((None, 10))
             names["old_model"] = fs.reference(layer)
         exec(compile(block, "README.md", "exec"), names)
+
+
+@pytest.mark.skipif(not PREDICTOR.exists(), reason="installed without docs/")
+@pytest.mark.skipif(library.core_problem() is not None, reason="the core is not usable")
+def test_the_page_of_the_predictor_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", PREDICTOR.read_text(), flags=re.DOTALL)
+    exec(compile(block, "predictor.md", "exec"), {"fs": fs, "np": np, "Dense": Dense})
