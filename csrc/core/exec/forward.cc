@@ -113,13 +113,12 @@ void Executor<T>::forward_chains(Call* call, const ForwardArgs<T>& args) const {
     return block;
   };
   for (const std::vector<Chain>& chains : layout.stages) {
-    if (is_lopsided(chains, call->workers->count())) {
+    // Not from packed kernels, within whose panels parts would begin.
+    if (!call->tensors.packed && is_lopsided(chains, call->workers->count())) {
       for (size_t n = chains.front().begin; n < chains.back().end; ++n) {
         const Node& node = layout.nodes[n];
         const ptrdiff_t columns = node.step.dst.width();
-        // Parts would begin within panels of a packed kernel.
-        const bool shared = !call->tensors.packed && is_shared_out(node, args.rows);
-        const ptrdiff_t parts = shared ? shared_parts(columns) : 1;
+        const ptrdiff_t parts = is_shared_out(node, args.rows) ? shared_parts(columns) : 1;
         call->workers->run(parts, [&](ptrdiff_t i, int worker) {
           if (parts == 1) return run_node(block_of(worker), node);
           run_columns(block_of(worker), node, shared_part(columns, i), shared_part(columns, i + 1));
