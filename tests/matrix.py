@@ -72,6 +72,8 @@ def run_row(row: Row, wheel: Path, tests: tuple[str, ...]) -> tuple[str, ...]:
     copy = home / "run" / "tests"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT / "tests", copy)
+    # Or pytest finds the settings of the source tree above, and imports the package from there.
+    (copy.parent / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     report = (
         "import fusedsplit as fs; i = fs.info(); "
@@ -82,7 +84,7 @@ def run_row(row: Row, wheel: Path, tests: tuple[str, ...]) -> tuple[str, ...]:
     if info.returncode:
         return (row.tensorflow, row.keras, row.numpy, "does not import", info.stderr.strip().splitlines()[-1])
     command = [python, "-m", "pytest", "-q", "--rootdir", ".", "-p", "no:cacheprovider", "-p", "no:warnings"]
-    command += ["--import-mode=importlib", "-o", "pythonpath=.", *(f"tests/{t}" for t in tests)]
+    command += ["--import-mode=importlib", *(f"tests/{t}" for t in tests)]
     result = subprocess.run(command, **options)
     (home / "log.txt").write_text(result.stdout + result.stderr)
     closing = result.stdout.strip().splitlines()[-1].strip("= ")
