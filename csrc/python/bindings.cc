@@ -1,13 +1,7 @@
 // The core on NumPy arrays: `fusedsplit._core`.
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -20,65 +14,16 @@
 #include "core/plan/plan.h"
 #include "core/runtime/workers.h"
 #include "core/tools/machine.h"
+#include "python/arrays.h"
 #include "python/predictor.h"
-
-namespace py = pybind11;
+#include "python/trainers.h"
 
 namespace fusedsplit {
 namespace {
 
-using Code = std::vector<int64_t>;
-template <class T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
-constexpr size_t kAlignment = 64;
-
 std::string plan_problem(const Code& code) {
   Plan plan;
   return decode_plan(code.data(), code.size(), &plan);
-}
-
-Plan decoded(const Code& code) {
-  Plan plan;
-  const std::string problem = decode_plan(code.data(), code.size(), &plan);
-  if (!problem.empty()) throw py::value_error("plan: " + problem);
-  return plan;
-}
-
-std::unique_ptr<void, void (*)(void*)> aligned_bytes(size_t bytes) {
-  const size_t size = (bytes / kAlignment + 1) * kAlignment;
-  void* data = std::aligned_alloc(kAlignment, size);
-  if (!data) throw std::bad_alloc();
-  return {data, &std::free};
-}
-
-// A new array at an aligned address.
-template <class T>
-py::array_t<T> aligned_array(const std::vector<py::ssize_t>& shape) {
-  size_t count = 1;
-  for (const py::ssize_t size : shape) count *= static_cast<size_t>(size);
-  auto data = aligned_bytes(count * sizeof(T));
-  T* const values = static_cast<T*>(data.get());
-  const py::capsule owner(data.release(), &std::free);
-  return py::array_t<T>(shape, values, owner);
-}
-
-std::string shape_text(const py::array& array) { return py::str(array.attr("shape")); }
-
-void check_count(const char* name, size_t expected, size_t received) {
-  if (expected == received) return;
-  throw py::value_error(std::string(name) + ": expected " + std::to_string(expected) +
-                        ". Received: " + std::to_string(received));
-}
-
-void check_shape(const char* name, size_t index, const py::array& array,
-                 const std::vector<py::ssize_t>& shape) {
-  const std::vector<py::ssize_t> received(array.shape(), array.shape() + array.ndim());
-  if (received == shape) return;
-  std::string expected;
-  for (const py::ssize_t size : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(size);
-  throw py::value_error(std::string(name) + "[" + std::to_string(index) + "]: expected shape (" + expected +
-                        "). Received: shape " + shape_text(array));
 }
 
 // A plan compiled for one element type, on arrays of shape (rows, width).
@@ -303,6 +248,7 @@ PYBIND11_MODULE(_core, module) {
   bind_frozen(module);
   bind_activations<float>(module);
   bind_activations<double>(module);
+  bind_trainers(module);
   module.def("isa", &active_isa, "The instruction set in use.");
   module.def("isas", &usable_isas, "The instruction sets that were built and run here.");
   module.def("set_isa", &set_isa, py::arg("name"), "Switches to another usable one; False if there is none.");

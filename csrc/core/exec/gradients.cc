@@ -24,6 +24,20 @@ Gradients<T>::Gradients(const Layout& layout, const BackwardArgs<T>& call)
 }
 
 template <class T>
+void Gradients<T>::skip_unreached(const Layout& layout) {
+  unreached.assign(layout.places.size(), 1);
+  for (size_t v = 0; v < layout.places.size(); ++v) {
+    const Place& place = layout.places[v];
+    if (place.role == Role::kOutput && args->output_grads[place.index]) unreached[v] = 0;
+  }
+  for (size_t n = layout.nodes.size(); n-- > 0;) {
+    const Step& step = layout.nodes[n].step;
+    if (unreached[static_cast<size_t>(step.dst.value)]) continue;
+    for (const Source& source : step.sources) unreached[static_cast<size_t>(source.range.value)] = 0;
+  }
+}
+
+template <class T>
 T* Gradients<T>::param(const Layout& layout, int param, ptrdiff_t shard) const {
   if (shard == 0) return args->param_grads[param];
   return shards + (shard - 1) * layout.shard_size + layout.params[static_cast<size_t>(param)].offset;
@@ -73,11 +87,16 @@ void activation_rows(const Block<T>& block, const Node& node, const Range& range
   block.kernels->activation_grad(g);
 }
 
+// The gradient of some columns of an output, for rows from `row` of the block on.
 template <class T>
-Rows<const T> output_grad(const BlockGradients<T>& grads, const Place& place, ptrdiff_t column,
+Rows<const T> output_grad(const BlockGradients<T>& grads, const Place& place, const Range& range,
                           ptrdiff_t row) {
+  if (grads.all->given) {
+    const Rows<T> dy = grads.value(range);
+    return {dy.data + row * dy.ld, dy.ld};
+  }
   const T* dy = grads.all->args->output_grads[place.index];
-  return {dy + (grads.block->row + row) * place.width + column, place.width};
+  return {dy + (grads.block->row + row) * place.width + range.start, place.width};
 }
 
 // The gradient after the activation of a step's dst, masked in place if it has not been yet.
@@ -232,6 +251,17 @@ void mix_gradient(const BlockGradients<T>& grads, const Node& node) {
   grads.block->kernels->mix_grad(g);
 }
 
+// Of a node that no gradient comes to: zeros where it is the first to write its sources'.
+template <class T>
+void zero_sources(const BlockGradients<T>& grads, const Node& node) {
+  for (size_t s = 0; s < node.step.sources.size(); ++s) {
+    const Range& range = node.step.sources[s].range;
+    const bool needed =
+        grads.all->wanted[static_cast<size_t>(range.value)] && grads.all->reaches(range.value);
+    if (needed && !node.grad_add[s]) zero_rows(grads.value(range), grads.block->rows, range.width());
+  }
+}
+
 template <class T>
 void row_gradient(const BlockGradients<T>& grads, const Node& node) {
   const Range& range = node.step.sources[0].range;
@@ -252,15 +282,15 @@ void begin_gradients(const BlockGradients<T>& grads) {
   const Layout& layout = *block.layout;
   for (size_t v = 0; v < layout.places.size(); ++v) {
     const Place& place = layout.places[v];
-    if (!grads.all->wanted[v]) continue;
+    if (!grads.all->wanted[v] || !grads.all->reaches(static_cast<int>(v))) continue;
     const Range whole{static_cast<int>(v), 0, place.width};
     if (place.role != Role::kOutput) {
       if (place.grad_zeroed) zero_rows(grads.value(whole), block.rows, place.width);
     } else if (!grads.all->args->output_grads[place.index]) {
       zero_rows(grads.value(whole), block.rows, place.width);
-    } else if (place.read) {
+    } else if (place.read && !grads.all->given) {
       const Rows<T> to = grads.value(whole);
-      const Rows<const T> dy = output_grad(grads, place, 0, 0);
+      const Rows<const T> dy = output_grad(grads, place, whole, 0);
       block.kernels->copy(block.rows, place.width, dy.data, dy.ld, to.data, to.ld, false);
     }
   }
@@ -271,14 +301,15 @@ void begin_gradients(const BlockGradients<T>& grads) {
       if (!grads.all->args->output_grads[place.index]) continue;
       const Rows<T> to = grads.value(entry.range);
       activation_rows<T>(block, layout.nodes[entry.node], entry.range, row,
-                         std::min(kMaskedRows, block.rows - row),
-                         output_grad(grads, place, entry.range.start, row), {to.data + row * to.ld, to.ld});
+                         std::min(kMaskedRows, block.rows - row), output_grad(grads, place, entry.range, row),
+                         {to.data + row * to.ld, to.ld});
     }
 }
 
 template <class T>
 void run_gradient(const BlockGradients<T>& grads, const Node& node, bool defer) {
   if (!grads.all->wanted[static_cast<size_t>(node.step.dst.value)]) return;
+  if (!grads.all->reaches(node.step.dst.value)) return zero_sources(grads, node);
   switch (node.step.kind) {
     case StepKind::kDense:
       return dense_gradient(grads, node, defer);

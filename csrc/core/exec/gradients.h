@@ -14,7 +14,16 @@ struct Gradients {
   T* second_pass_dz = nullptr;    // dZ for the second pass, of a block of each shard
   T* shards = nullptr;            // weight gradients of all shards but the first, which is the result
 
+  // The gradients of outputs stand in the blocks' own buffers (BlockGradients::value): output_grads only says which
+  // there are.
+  bool given = false;
+  std::vector<char>
+      unreached;  // by value, or empty: no gradient comes to it, which are zeros that nobody writes
+
   Gradients(const Layout& layout, const BackwardArgs<T>& call);
+  // Finds what is unreached.
+  void skip_unreached(const Layout& layout);
+  bool reaches(int value) const { return unreached.empty() || !unreached[static_cast<size_t>(value)]; }
   bool wants_param(int param) const { return param >= 0 && args->param_grads[param]; }
   T* param(const Layout& layout, int param, ptrdiff_t shard) const;
 };

@@ -45,6 +45,9 @@ Blocks::Blocks(const Layout& layout, ptrdiff_t n) : rows(n), block_rows(layout.k
   while (shards < layout.most_shards && shards * kChunk < rows) shards *= 2;
 }
 
+Blocks::Blocks(const Layout& layout, ptrdiff_t n, ptrdiff_t count)
+    : rows(n), shards(count), block_rows(layout.kept_rows) {}
+
 ptrdiff_t Blocks::shard_blocks(ptrdiff_t shard) const {
   const ptrdiff_t count = shard_begin(shard + 1) - shard_begin(shard);
   return (count + block_rows - 1) / block_rows;

@@ -11,6 +11,7 @@ namespace fusedsplit {
 // gradients are sums over blocks and then over shards.
 struct Blocks {
   Blocks(const Layout& layout, ptrdiff_t rows);
+  Blocks(const Layout& layout, ptrdiff_t rows, ptrdiff_t shards);
 
   ptrdiff_t rows = 0;
   ptrdiff_t shards = 1;

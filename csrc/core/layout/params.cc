@@ -4,7 +4,7 @@
 #include "core/layout/strides.h"
 
 namespace fusedsplit {
-Layout place_params(Layout layout, const Plan& plan) {
+Layout place_params(Layout layout, const Plan& plan, bool second_pass) {
   constexpr int kNobody = -1;
   std::vector<int> user(plan.params.size(), kNobody);
   std::vector<ptrdiff_t> covered(plan.params.size());  // columns whose gradient some node computes
@@ -31,7 +31,7 @@ Layout place_params(Layout layout, const Plan& plan) {
   for (size_t i = 0; i < plan.params.size(); ++i) {
     ParamPlace& place = layout.params[i];
     if (covered[i] < place.cols) place.zeroed = true;
-    place.second_pass = layout.param_size >= kSecondPassTotal && plan.params[i].rank == 2 &&
+    place.second_pass = second_pass && layout.param_size >= kSecondPassTotal && plan.params[i].rank == 2 &&
                         plan.params[i].size() >= kSecondPassSize && !place.zeroed;
     if (place.second_pass) continue;
     place.offset = layout.shard_size;

@@ -103,5 +103,14 @@ void check_row(const RowArgs<T>& g, bool back) {
   FUSEDSPLIT_ASSERT(!back || (g.dx.data && holds_rows(g.dx.ld, g.m, g.n)));
 }
 
+template <class T>
+void check_loss(const LossRows<T>& g) {
+  FUSEDSPLIT_ASSERT(g.kind >= 0 && g.kind < static_cast<int>(LossKind::kCount) && g.m >= 1 && g.n >= 1);
+  FUSEDSPLIT_ASSERT(g.y.data && holds_rows(g.y.ld, g.m, g.n) && g.values);
+  FUSEDSPLIT_ASSERT((g.target.data && holds_rows(g.target.ld, g.m, g.n)) || g.labels);
+  FUSEDSPLIT_ASSERT(!g.grad.data || (holds_rows(g.grad.ld, g.m, g.n) &&
+                                     g.kind < static_cast<int>(LossKind::kBinaryAccuracy)));
+}
+
 }  // namespace
 }  // namespace fusedsplit

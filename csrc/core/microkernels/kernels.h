@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "core/microkernels/constants.h"
+#include "core/microkernels/training.h"
 
 namespace fusedsplit {
 
@@ -169,6 +170,14 @@ struct Kernels {
   void (*row)(const RowArgs<T>&);
   // dx = derivative of row() times dy; y is what row() gave.
   void (*row_grad)(const RowArgs<T>&);
+  void (*loss)(const LossRows<T>&);
+  void (*sum_lanes)(const LaneSum<T>&);
+  double (*sum_squares)(ptrdiff_t n, const T* x);
+  // l1 * sum of |w| + l2 * sum of w^2, whose gradient is added to g; a null g: only the value.
+  double (*regularize)(ptrdiff_t n, T l1, T l2, const T* w, T* g);
+  void (*update)(const Update<T>&);
+  // average = momentum * average + (1 - momentum) * w.
+  void (*average_weights)(ptrdiff_t n, T momentum, const T* w, T* average);
   // So many rounds of fused multiply-adds in registers, for measuring their rate: returns how many operations
   // these were, and leaves in *sink what keeps them from being optimized away.
   double (*spin_fma)(ptrdiff_t rounds, T* sink);

@@ -15,15 +15,36 @@
 #include "core/microkernels/rows-inl.h"
 // After the rows:
 #include "core/microkernels/row-inl.h"
+// After the operations along a row:
+#include "core/microkernels/loss-inl.h"
+#include "core/microkernels/update-inl.h"
 
 namespace fusedsplit {
 namespace {
 
 template <class T>
 constexpr Kernels<T> kernels_of_unit() {
-  return {&gemm<T>,          &gemm_tn<T>,         &pack<T>,        &pack_wide<T>, &pack_transposed<T>,
-          &activate_rows<T>, &activation_grad<T>, &column_sums<T>, &copy_rows<T>, &merge_rows<T>,
-          &merge_grad<T>,    &mix_rows<T>,        &mix_grad<T>,    &row<T>,       &row_grad<T>,
+  return {&gemm<T>,
+          &gemm_tn<T>,
+          &pack<T>,
+          &pack_wide<T>,
+          &pack_transposed<T>,
+          &activate_rows<T>,
+          &activation_grad<T>,
+          &column_sums<T>,
+          &copy_rows<T>,
+          &merge_rows<T>,
+          &merge_grad<T>,
+          &mix_rows<T>,
+          &mix_grad<T>,
+          &row<T>,
+          &row_grad<T>,
+          &loss_rows<T>,
+          &sum_lanes<T>,
+          &sum_squares<T>,
+          &regularize<T>,
+          &update<T>,
+          &average_weights<T>,
           &spin_fma<T>};
 }
 

@@ -144,6 +144,28 @@ FUSEDSPLIT_INLINE VecF64 log1p_unit(VecF64 u) {
   return u - s * fma(-z, g, u);
 }
 
+// ln(x): the exponent times ln 2, and the logarithm of a mantissa in [1 / sqrt(2), sqrt(2)), so that nothing cancels
+// around 1. Zero and what is flushed to it give -infinity, a negative x NaN.
+template <class T>
+FUSEDSPLIT_INLINE Vec<T> log_any(Vec<T> x) {
+  using C = ExpConstants<T>;
+  constexpr T kRoot = T(0x1.6a09e667f3bcdp0);
+  const VecInt<T> one = as_int(set1(T(1))), bits = as_int(x) - one;
+  // 1 + mantissa, and the exponent as a number, both exact.
+  const Vec<T> upper = as_float((as_int(x) & set1_int<T>((IntLane<T>{1} << C::kMantissaBits) - 1)) | one);
+  const VecInt<T> above = upper >= kRoot;
+  const Vec<T> exponent =
+      __builtin_convertvector(bits >> C::kMantissaBits, Vec<T>) + select(above, set1(T(1)), zero<T>());
+  const Vec<T> m = select(above, T(0.5) * upper, upper);
+  const VecInt<T> below = m < T(1);
+  const Vec<T> part = log1p_unit(select(below, (T(1) - m) / m, m - T(1)));
+  const Vec<T> y = fma(exponent, set1(C::kLn2Hi), fma(exponent, set1(C::kLn2Lo), select(below, -part, part)));
+  const Vec<T> finite = select(x < T(__builtin_inf()), y, x);  // infinity and NaN as they are
+  constexpr T least = sizeof(T) == 4 ? T(0x1p-126) : T(0x1p-1022);
+  const Vec<T> none = select(x < T(0), set1(T(__builtin_nan(""))), set1(T(-__builtin_inf())));
+  return select(x < least, none, finite);
+}
+
 // With Phi the normal distribution and phi its density, for t >= 0:
 //   mills_value / mills_divisor = e^(t^2/2) Phi(-t)
 //   mills_slope / mills_divisor = e^(t^2/2) (Phi(-t) - t phi(t))

@@ -1,0 +1,23 @@
+// The numbers that training was tuned by, each with its reason. "Bits": whether another number gives other bits.
+#pragma once
+
+#include <cstddef>
+
+namespace fusedsplit {
+
+// A step's products, in operations, from which its rows are cut into two lanes, and those that make another worker worth
+// having: workers spin from step to step, so that a fork costs less than a microsecond. Bits: of the first, yes.
+constexpr double kWorkOfTwoLanes = 6e5;
+constexpr double kWorkPerLane = 3e5;
+// Rows of a lane at least: of two, and of more, whose sums would cost more than they bring with fewer. Bits: yes.
+constexpr ptrdiff_t kLeastLaneRows = 16;
+constexpr ptrdiff_t kLaneRows = 128;
+
+// Elements that are updated as one task, and of these a part at a time whose gradient stays in level 1. Bits: of the
+// second, yes, where gradients are clipped by a norm.
+constexpr ptrdiff_t kUpdateTask = 1 << 14;
+constexpr ptrdiff_t kUpdatePart = 1 << 10;
+// Elements from which an update is shared between workers. Bits: no.
+constexpr ptrdiff_t kSharedUpdate = 1 << 13;
+
+}  // namespace fusedsplit

@@ -1,0 +1,277 @@
+#include "core/train/step.h"
+
+#include <algorithm>
+
+#include "core/exec/constants.h"
+#include "core/train/constants.h"
+
+namespace fusedsplit {
+namespace {
+
+// Forward, and twice as much backward.
+double work_of_step(const Layout& layout, ptrdiff_t rows) {
+  return 3 * layout.flops * static_cast<double>(rows);
+}
+
+// The sum of each row's value times its weight.
+template <class T>
+double weighted_sum(ptrdiff_t rows, const T* values, const T* weights) {
+  double sum = 0;
+  for (ptrdiff_t i = 0; i < rows; ++i)
+    sum += static_cast<double>(weights ? values[i] * weights[i] : values[i]);
+  return sum;
+}
+
+}  // namespace
+
+template <class T>
+Stepper<T>::Stepper(const Plan& plan, const Recipe& recipe)
+    : plan_(plan),
+      recipe_(recipe),
+      layout_(make_layout(plan, sizeof(T), 0, false)),
+      output_ranges_(plan.outputs.size()),
+      param_grads_(plan.params.size()),
+      input_grads_(plan.inputs.size()),
+      output_grads_(plan.outputs.size()),
+      reached_(plan.params.size()),
+      sums_(recipe.losses.size() + 2 * recipe.metrics.size()) {
+  for (size_t v = 0; v < layout_.places.size(); ++v) {
+    const Place& place = layout_.places[v];
+    if (place.role == Role::kOutput)
+      output_ranges_[static_cast<size_t>(place.index)] = {static_cast<int>(v), 0, place.width};
+  }
+  find_reached();
+}
+
+// What is wanted is decided before there are lanes; until then any address stands for them.
+template <class T>
+void Stepper<T>::find_reached() {
+  static T there = 0;
+  for (size_t p = 0; recipe_.trains && p < param_grads_.size(); ++p)
+    if (recipe_.trainable[p]) param_grads_[p] = &there;
+  for (const Loss& loss : recipe_.losses) output_grads_[static_cast<size_t>(loss.source())] = &there;
+  args_.param_grads = param_grads_.data();
+  args_.input_grads = input_grads_.data();
+  args_.output_grads = output_grads_.data();
+  grads_ = std::make_unique<Gradients<T>>(layout_, args_);
+  grads_->given = true;
+  grads_->skip_unreached(layout_);
+  for (const Node& node : layout_.nodes) {
+    const Step& step = node.step;
+    if (!grads_->reaches(step.dst.value)) continue;
+    for (int param : {step.kernel, step.bias, step.gain.param, step.shift.param})
+      if (grads_->wants_param(param)) reached_[static_cast<size_t>(param)] = 1;
+  }
+  transposes_.resize(layout_.packings.size());
+  for (const Node& node : layout_.nodes) {
+    const Step& step = node.step;
+    if (step.kind == StepKind::kDense && grads_->wanted[static_cast<size_t>(step.sources[0].range.value)] &&
+        grads_->wanted[static_cast<size_t>(step.dst.value)] && grads_->reaches(step.dst.value))
+      transposes_[static_cast<size_t>(node.packing)] = 1;
+  }
+  for (size_t p = 0; p < reached_.size(); ++p) {
+    if (!reached_[p]) param_grads_[p] = nullptr;
+    backward_ = backward_ || reached_[p];
+    if (reached_[p] && layout_.params[p].zeroed) zeroed_.push_back(static_cast<int>(p));
+  }
+}
+
+template <class T>
+ptrdiff_t Stepper<T>::lanes(ptrdiff_t rows) const {
+  if (rows < 2 * kLeastLaneRows || work_of_step(layout_, rows) < kWorkOfTwoLanes) return 1;
+  ptrdiff_t lanes = 2;
+  const ptrdiff_t most = std::min(kMostLanes, layout_.most_shards);
+  while (lanes < most && rows >= 2 * lanes * kLaneRows) lanes *= 2;
+  return lanes;
+}
+
+template <class T>
+int Stepper<T>::useful_workers(ptrdiff_t rows) const {
+  return static_cast<int>(std::clamp(work_of_step(layout_, rows) / kWorkPerLane, 1.0, 1024.0));
+}
+
+template <class T>
+typename Stepper<T>::Worker Stepper<T>::carve(Carver* carver) const {
+  Worker worker{Desk<T>(plan_, recipe_, layout_.kept_rows, carver), {}, nullptr, nullptr, {}};
+  worker.temporaries = Temporaries<T>(layout_, layout_.kept_rows, carver);
+  worker.values = carver->take<T>((backward_ ? layout_.kept_width : layout_.brief_width) * layout_.kept_rows);
+  worker.grads = carver->take<T>(backward_ ? layout_.grad_width * layout_.kept_rows : 0);
+  return worker;
+}
+
+template <class T>
+void Stepper<T>::prepare(ptrdiff_t rows, int workers) {
+  if (rows > rows_) {
+    lanes_ = Buffer<T>(layout_.shard_size * lanes(rows));
+    if (rows >= kPackRows && packed_.size() == 0) packed_ = Buffer<T>(layout_.packed_size);
+    if (rows >= kJoinRows && joined_.size() == 0)
+      joined_ = Buffer<T>(layout_.join_kernel + layout_.joined_size);
+    if (backward_ && transposed_.size() == 0) transposed_ = Buffer<T>(layout_.packed_size);
+    for (size_t p = 0; p < reached_.size(); ++p)
+      if (reached_[p]) param_grads_[p] = lanes_.data() + layout_.params[p].offset;
+    grads_->shards = lanes_.data() + layout_.shard_size;
+    grads_->transposed = transposed_.data();
+    rows_ = rows;
+  }
+  if (static_cast<size_t>(workers) <= workers_.size()) return;
+  Carver sizes(nullptr);
+  carve(&sizes);
+  const ptrdiff_t bytes = static_cast<ptrdiff_t>(sizes.used());
+  workers_.clear();
+  memory_ = Buffer<char>(bytes * workers);
+  for (int w = 0; w < workers; ++w) {
+    Carver carver(memory_.data() + bytes * w, static_cast<size_t>(bytes));
+    workers_.push_back(carve(&carver));
+  }
+}
+
+// Tasks are lanes, or single parts where there are no gradients to sum.
+template <class T>
+void Stepper<T>::cut(ptrdiff_t rows) {
+  if (rows == cut_rows_) return;
+  cut_rows_ = rows;
+  parts_.clear();
+  tasks_.clear();
+  const Blocks blocks(layout_, rows, lanes(rows));
+  for (ptrdiff_t lane = 0; lane < blocks.shards; ++lane)
+    for (ptrdiff_t b = 0; b < blocks.shard_blocks(lane); ++b) {
+      if (b == 0 || !backward_) tasks_.push_back(parts_.size());
+      parts_.push_back({blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1), lane, b == 0});
+    }
+  tasks_.push_back(parts_.size());
+  part_sums_.assign(parts_.size() * sums_, 0);
+}
+
+template <class T>
+void Stepper<T>::pack(const StepArgs<T>& args, ptrdiff_t rows) {
+  const Kernels<T>& kernels = *args.kernels;
+  if (rows >= kJoinRows)
+    for (const Join& join : layout_.joins)
+      if (join.fresh)
+        pack_join(kernels, layout_, join, args.params, joined_.data(), joined_.data() + layout_.join_kernel);
+  args.workers->run(static_cast<ptrdiff_t>(layout_.packings.size()), [&](ptrdiff_t i, int) {
+    const Packing& packing = layout_.packings[static_cast<size_t>(i)];
+    if (rows >= kPackRows && packing.forward)
+      pack_kernel(kernels, layout_, packing, args.params, false, packed_.data());
+    if (transposes_[static_cast<size_t>(i)])
+      pack_kernel(kernels, layout_, packing, args.params, true, transposed_.data());
+  });
+}
+
+template <class T>
+LossRows<T> Stepper<T>::rows_of(LossKind kind, size_t loss, int output, ptrdiff_t rows, const Batch& batch,
+                                const Desk<T>& desk) const {
+  const ptrdiff_t width = output_ranges_[static_cast<size_t>(output)].width();
+  LossRows<T> g;
+  g.kind = static_cast<int>(kind);
+  g.m = rows;
+  g.n = width;
+  g.y = {desk.shown_outputs[static_cast<size_t>(output)], width};
+  g.target = {desk.shown_targets[loss], width};
+  g.labels = desk.labels[loss];
+  g.values = desk.values;
+  if (batch.binary[loss] && (kind == LossKind::kHinge || kind == LossKind::kSquaredHinge)) {
+    g.target_scale = 2;
+    g.target_shift = -1;
+  }
+  return g;
+}
+
+template <class T>
+void Stepper<T>::run_losses(const StepArgs<T>& args, const Batch& batch, const BlockGradients<T>& back,
+                            const Desk<T>& desk, double* sums) const {
+  const ptrdiff_t rows = back.block->rows;
+  for (size_t l = 0; l < recipe_.losses.size(); ++l) {
+    const Loss& loss = recipe_.losses[l];
+    LossRows<T> g = rows_of(loss.kind, l, loss.source(), rows, batch, desk);
+    g.epsilon = static_cast<T>(loss.epsilon);
+    g.delta = static_cast<T>(loss.delta);
+    if (loss.label_smoothing != 0) {
+      const bool binary =
+          loss.kind == LossKind::kBinaryCrossentropy || loss.kind == LossKind::kBinaryCrossentropyLogits;
+      g.target_scale = static_cast<T>(1 - loss.label_smoothing);
+      g.target_shift = static_cast<T>(loss.label_smoothing / (binary ? 2 : static_cast<double>(g.n)));
+    }
+    const Range& range = output_ranges_[static_cast<size_t>(loss.source())];
+    if (backward_ && grads_->wanted[static_cast<size_t>(range.value)]) {
+      g.grad = back.value(range);
+      g.add = std::any_of(recipe_.losses.begin(), recipe_.losses.begin() + static_cast<ptrdiff_t>(l),
+                          [&](const Loss& before) { return before.source() == loss.source(); });
+      g.factor = static_cast<T>(loss.weight * batch.factors[l]);
+      g.weights = desk.shown_weights[l];
+    }
+    args.kernels->loss(g);
+    sums[l] = weighted_sum(rows, g.values, desk.shown_weights[l]);
+  }
+}
+
+template <class T>
+void Stepper<T>::run_metrics(const StepArgs<T>& args, const Batch& batch, ptrdiff_t rows, const Desk<T>& desk,
+                             double* sums) const {
+  for (const Metric& metric : recipe_.metrics) {
+    const size_t loss = static_cast<size_t>(metric.loss);
+    LossRows<T> g = rows_of(metric.kind, loss, metric.output, rows, batch, desk);
+    g.epsilon = static_cast<T>(metric.epsilon);
+    g.delta = static_cast<T>(metric.threshold);
+    args.kernels->loss(g);
+    const T* const weights = metric.weighted ? desk.shown_weights[loss] : nullptr;
+    *sums++ = weighted_sum(rows, g.values, weights);
+    *sums++ = weights ? weighted_sum<T>(rows, weights, nullptr) : static_cast<double>(rows);
+  }
+}
+
+template <class T>
+void Stepper<T>::run_part(const StepArgs<T>& args, const Batch& batch, const Part& part, Worker* worker,
+                          double* sums) const {
+  Desk<T>& desk = worker->desk;
+  lay_out(plan_, recipe_, *args.data, batch, part.begin, part.end, &desk);
+  for (size_t i = 0; i < desk.outputs.size(); ++i)
+    desk.shown_outputs[i] =
+        args.outputs[i] ? args.outputs[i] + part.begin * output_ranges_[i].width() : desk.outputs[i];
+  Tensors<T>& tensors = worker->tensors;
+  tensors.inputs = desk.shown_inputs.data();
+  tensors.params = args.params;
+  tensors.points = desk.shown_points.data();
+  tensors.outputs = desk.shown_outputs.data();
+  tensors.packed = batch.rows >= kPackRows ? packed_.data() : nullptr;
+  tensors.joined =
+      batch.rows >= kJoinRows && !layout_.joins.empty() ? joined_.data() + layout_.join_kernel : nullptr;
+  Block<T> block;
+  block.kernels = args.kernels;
+  block.layout = &layout_;
+  block.tensors = &tensors;
+  block.rows = part.end - part.begin;
+  block.buffers = worker->values;
+  block.keeps = backward_;
+  block.temporaries = worker->temporaries;
+  run_nodes(block);
+  const BlockGradients<T> back{&block, grads_.get(), worker->grads, part.lane, part.first, false, nullptr};
+  run_losses(args, batch, back, desk, sums);
+  run_metrics(args, batch, block.rows, desk, sums + recipe_.losses.size());
+  if (!backward_) return;
+  if (part.first)
+    for (int p : zeroed_)
+      std::fill_n(grads_->param(layout_, p, part.lane), plan_.params[static_cast<size_t>(p)].size(), T(0));
+  begin_gradients(back);
+  for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
+}
+
+template <class T>
+void Stepper<T>::step(const StepArgs<T>& args, const Batch& batch, double* sums) {
+  cut(batch.rows);
+  pack(args, batch.rows);
+  args.workers->run(static_cast<ptrdiff_t>(tasks_.size()) - 1, [&](ptrdiff_t task, int worker) {
+    for (size_t i = tasks_[static_cast<size_t>(task)]; i < tasks_[static_cast<size_t>(task) + 1]; ++i)
+      run_part(args, batch, parts_[i], &workers_[static_cast<size_t>(worker)], part_sums_.data() + i * sums_);
+  });
+  std::fill_n(sums, sums_, 0.0);
+  for (size_t i = 0; i < parts_.size(); ++i)
+    for (size_t s = 0; s < sums_; ++s) sums[s] += part_sums_[i * sums_ + s];
+}
+
+#define FUSEDSPLIT_FOR_TYPE(T) template class Stepper<T>;
+FUSEDSPLIT_FOR_TYPE(float)
+FUSEDSPLIT_FOR_TYPE(double)
+#undef FUSEDSPLIT_FOR_TYPE
+
+}  // namespace fusedsplit

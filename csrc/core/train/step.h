@@ -1,0 +1,104 @@
+// The blocks of one step: forward, losses and their gradients, and backward into lanes, each block while it is in cache.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/exec/gradients.h"
+#include "core/layout/blocks.h"
+#include "core/runtime/workers.h"
+#include "core/train/batch.h"
+#include "core/train/buffer.h"
+
+namespace fusedsplit {
+
+// What a step reads and gives, besides its rows.
+template <class T>
+struct StepArgs {
+  const Data<T>* data = nullptr;
+  const T* const* params = nullptr;
+  T* const* outputs = nullptr;  // by output: where row 0 of the batch goes; a null entry: nowhere
+  Workers* workers = nullptr;
+  const Kernels<T>* kernels = nullptr;
+};
+
+template <class T>
+class Stepper {
+ public:
+  Stepper(const Plan& plan, const Recipe& recipe);
+
+  const Layout& layout() const { return layout_; }
+  // By param: whether it gets a gradient, since it is trained and some loss depends on it.
+  const std::vector<char>& reached() const { return reached_; }
+  // Lanes, each with gradients of its own, into which a step's rows are cut: by shapes alone.
+  ptrdiff_t lanes(ptrdiff_t rows) const;
+  // The first lane's gradients, where the layout places them; each further lane's are `layout().shard_size` on.
+  T* gradients() const { return lanes_.data(); }
+  // Workers that are worth having for steps of so many rows.
+  int useful_workers(ptrdiff_t rows) const;
+
+  // Makes room for steps of at most so many rows, by at most so many workers.
+  void prepare(ptrdiff_t rows, int workers);
+  // Gradients into the lanes; sums over the rows: of each loss times its weights, then of each metric's values and of
+  // their weights.
+  void step(const StepArgs<T>& args, const Batch& batch, double* sums);
+
+ private:
+  // What one worker needs.
+  struct Worker {
+    Desk<T> desk;
+    Temporaries<T> temporaries;
+    T* values = nullptr;  // of the block, kept or brief
+    T* grads = nullptr;
+    Tensors<T> tensors;
+  };
+  // Rows of the batch that go through the plan together.
+  struct Part {
+    ptrdiff_t begin, end, lane;
+    bool first;  // of its lane
+  };
+
+  void find_reached();
+  Worker carve(Carver* carver) const;
+  void cut(ptrdiff_t rows);
+  void pack(const StepArgs<T>& args, ptrdiff_t rows);
+  void run_part(const StepArgs<T>& args, const Batch& batch, const Part& part, Worker* worker,
+                double* sums) const;
+  void run_losses(const StepArgs<T>& args, const Batch& batch, const BlockGradients<T>& back,
+                  const Desk<T>& desk, double* sums) const;
+  void run_metrics(const StepArgs<T>& args, const Batch& batch, ptrdiff_t rows, const Desk<T>& desk,
+                   double* sums) const;
+  LossRows<T> rows_of(LossKind kind, size_t loss, int output, ptrdiff_t rows, const Batch& batch,
+                      const Desk<T>& desk) const;
+
+  const Plan& plan_;
+  const Recipe& recipe_;
+  Layout layout_;
+  std::vector<Range> output_ranges_;    // by output: all of its value
+  std::vector<T*> param_grads_;         // null: not wanted
+  std::vector<T*> input_grads_;         // all null
+  std::vector<const T*> output_grads_;  // not null where a loss sets it
+  BackwardArgs<T> args_;
+  std::unique_ptr<Gradients<T>> grads_;
+  std::vector<char> reached_;
+  std::vector<char> transposes_;  // by packing: whether backward reads it
+  bool backward_ = false;         // some param is reached
+  size_t sums_ = 0;               // how many numbers a part sums
+  std::vector<int> zeroed_;       // params whose gradients in a lane start as zeros
+
+  // Made by prepare.
+  ptrdiff_t rows_ = 0;
+  Buffer<char> memory_;
+  Buffer<T> lanes_;
+  Buffer<T> packed_;      // kernels as forward reads them
+  Buffer<T> transposed_;  // and as backward does
+  Buffer<T> joined_;
+  std::vector<Worker> workers_;
+  // How so many rows are cut.
+  ptrdiff_t cut_rows_ = 0;
+  std::vector<Part> parts_;
+  std::vector<size_t> tasks_;  // the first part of each task, and the number of all parts
+  std::vector<double> part_sums_;
+};
+
+}  // namespace fusedsplit
