@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+
 import keras
 import numpy as np
 import pytest
@@ -245,3 +247,307 @@ def test_a_live_split():
     inputs, rng = data(plan)
     points = [np.array(3, np.int32), rng.integers(0, 7, ROWS).astype(np.int32)]
     both(plan, Recipe((MSE,), ADAM), inputs, [targets_for(MSE, 2, rng)], [None], points)
+
+
+def test_what_no_loss_depends_on_stays_and_frozen_params_too():
+    plan = split_plan(heads=2)
+    inputs, rng = data(plan)
+    frozen = (False, False, *(True,) * 8)
+    native, _ = both(plan, Recipe((MSE,), ADAM, trainable=frozen), inputs, [targets_for(MSE, 3, rng)], [None])
+    before = random_params(plan)
+    same = [np.array_equal(a, b) for a, b in zip(native.params, before, strict=True)]
+    assert same == [True, True, *(False,) * 6, True, True]
+
+
+METRICS = (
+    Metric("categorical_accuracy", 0),
+    Metric("categorical_accuracy", 0, weighted=True),
+    Metric("binary_accuracy", 0, threshold=0.3),
+    Metric("mean_squared_error", 0, weighted=True),
+    Metric("categorical_crossentropy", 0),
+)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_metrics_are_sums_over_rows(trains):
+    plan = logits_plan("softmax")
+    inputs, rng = data(plan)
+    loss = Loss("categorical_crossentropy", 0, logits=1)
+    target, weight = targets_for(loss, 3, rng), rng.random(ROWS)
+    recipe = Recipe((loss,), ADAM if trains else None, metrics=METRICS)
+    trainer = Trainer(plan, recipe, "float64")
+    trainer.set_params(random_params(plan))
+    outputs = [np.empty((ROWS, 3)), None]
+    steps = trainer.run(inputs, [target], [weight], None, BATCH, np.full(4, RATE), outputs=outputs)
+    y = outputs[0]
+    hits = y.argmax(1) == target.argmax(1)
+    values = [hits, hits, (target == (y > 0.3)).mean(1), ((y - target) ** 2).mean(1), -(target * np.log(y)).sum(1)]
+    for k, start in enumerate(range(0, ROWS, BATCH)):
+        rows = slice(start, start + BATCH)
+        for i, (metric, value) in enumerate(zip(METRICS, values, strict=True)):
+            w = weight[rows] if metric.weighted else np.ones(len(weight[rows]))
+            np.testing.assert_allclose(steps.metrics[k, i], [(value[rows] * w).sum(), w.sum()], rtol=1e-12)
+    same = [np.array_equal(a, b) for a, b in zip(trainer.params, random_params(plan), strict=True)]
+    assert same == [not trains] * 4 and trainer.iterations == (4 if trains else 0)
+
+
+def test_sparse_accuracy_takes_either_kind_of_labels():
+    plan = logits_plan("softmax")
+    inputs, rng = data(plan)
+    loss = Loss("sparse_categorical_crossentropy", 0, logits=1)
+    trainer = Trainer(plan, Recipe((loss,), metrics=(Metric("sparse_categorical_accuracy", 0),)), "float64")
+    trainer.set_params(random_params(plan))
+    labels = rng.integers(0, 3, ROWS)
+    outputs = [np.empty((ROWS, 3)), None]
+    runs = [
+        trainer.run(inputs, [given], [None], None, ROWS, None, outputs=outputs)
+        for given in (labels, labels.astype(np.int32), labels[:, None])
+    ]
+    assert {run.metrics[0, 0, 0] for run in runs} == {(outputs[0].argmax(1) == labels).sum()}
+    assert len({run.losses[0, 0] for run in runs}) == 1
+
+
+def dropout_plan(width=20):
+    b = PlanBuilder()
+    x, mask, y = b.input(width), b.input(width), b.output(width)
+    b.merge("mul", ((x, 1.0), (mask, 1.0)), y, gain=b.param((width,)))
+    return b.plan()
+
+
+def test_dropout_draws_the_same_numbers_however_steps_are_cut():
+    plan = dropout_plan()
+    rows = 4000
+    x = np.ones((rows, 20))
+    masks = []
+    for batch, calls in ((1000, 1), (1000, 4)):
+        trainer = Trainer(plan, Recipe((MSE,), Optimizer("sgd"), dropouts=(Dropout(1, 0.3, 7),)), "float64")
+        trainer.set_params([np.ones(20)])
+        y = np.empty((rows, 20))
+        for part in np.split(np.arange(rows), calls):
+            trainer.run([x], [x], [None], part, batch, np.zeros(4), outputs=[y], first_row=part[0])
+        masks.append(y)
+    np.testing.assert_array_equal(*masks)
+    kept = masks[0] != 0
+    np.testing.assert_allclose(masks[0][kept], 1 / 0.7)
+    assert abs(kept.mean() - 0.7) < 0.01
+    assert np.abs(kept.mean(0) - 0.7).max() < 0.05
+    # Every step, row and column has its own.
+    steps = kept.reshape(4, 1000, 20)
+    assert all(not np.array_equal(steps[i], steps[j]) for i in range(4) for j in range(i))
+    assert len({row.tobytes() for row in kept}) > 3500
+
+
+def trained(plan, recipe, dtype="float32", rows=700, batch=300, calls=1, seconds=None):
+    rng = np.random.default_rng(3)
+    widths = [plan.values[v].width for v in plan.inputs]
+    inputs = [rng.standard_normal((rows, w)).astype(dtype) for w in widths[:1]]
+    target = rng.standard_normal((rows, plan.values[plan.outputs[0]].width)).astype(dtype)
+    trainer = Trainer(plan, recipe, dtype)
+    trainer.set_params([p.astype(dtype) for p in random_params(plan)])
+    order = rng.permutation(rows * 3) % rows
+    losses = []
+    steps = -(-len(order) // batch)
+    per_call = -(-steps // calls)
+    for first in range(0, steps, per_call):
+        part = order[first * batch : (first + per_call) * batch]
+        while len(part):
+            done = trainer.run(inputs, [target], [None], part, batch, np.full(len(part), RATE), seconds=seconds)
+            losses.append(done.losses)
+            part = part[done.rows.sum() :]
+    slots = [v for values in trainer.slots.values() for v in values]
+    return [*trainer.params, *slots, np.concatenate(losses)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bits_depend_on_neither_threads_nor_calls_nor_seconds(dtype):
+    plan = split_plan(inputs=64, units=128, outputs=5)
+    optimizer = Optimizer("adam", clipnorm=0.5)
+    recipe = Recipe((MSE,), optimizer, regularizers=(Regularizer(l2=0.1), *(None,) * 7))
+    core = library.core()
+    threads = core.threads()
+    runs = []
+    try:
+        for count, calls, seconds in ((1, 1, None), (2, 1, None), (3, 7, None), (2, 2, 0.0)):
+            core.set_threads(count)
+            runs.append(trained(plan, recipe, dtype, calls=calls, seconds=seconds))
+    finally:
+        core.set_threads(threads)
+    for run in runs[1:]:
+        for got, want in zip(run, runs[0], strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("isa", library.core().isas())
+def test_every_isa(isa):
+    plan = split_plan(inputs=33, units=40, outputs=5)
+    core = library.core()
+    before = core.isa()
+    try:
+        assert core.set_isa(isa)
+        got = trained(plan, Recipe((Loss("log_cosh", 0),), Optimizer("nadam")), "float64")
+        core.set_isa(core.isas()[0])
+        want = trained(plan, Recipe((Loss("log_cosh", 0),), Optimizer("nadam")), "float64")
+    finally:
+        core.set_isa(before)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_two_trainers_in_two_threads():
+    plan = split_plan(inputs=64, units=128, outputs=5)
+    recipe = Recipe((MSE,), ADAM)
+    want = trained(plan, recipe, rows=2000)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        runs = [f.result() for f in [pool.submit(trained, plan, recipe, rows=2000) for _ in range(4)]]
+    for run in runs:
+        for a, b in zip(run, want, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2**40])
+def test_a_bad_label_is_named_before_anything_changes(label):
+    plan = logits_plan("softmax")
+    inputs, rng = data(plan)
+    loss = Loss("sparse_categorical_crossentropy", 0, logits=1)
+    trainer = Trainer(plan, Recipe((loss,), ADAM), "float64")
+    trainer.set_params(random_params(plan))
+    labels = rng.integers(0, 3, ROWS)
+    labels[41] = label
+    message = rf"targets\[0\]: expected labels in \[0, 3\). Received: {label} in row 41"
+    with pytest.raises(ValueError, match=message):
+        trainer.run(inputs, [labels], [None], None, 4, np.full(ROWS, RATE))
+    assert trainer.iterations == 0
+    for got, want in zip(trainer.params, random_params(plan), strict=True):
+        np.testing.assert_array_equal(got, want)
+    # Where it is not taken it does no harm.
+    assert trainer.run(inputs, [labels], [None], np.arange(40), 4, np.full(ROWS, RATE)).done == 10
+
+
+def test_errors_name_what_was_expected():
+    plan = split_plan()
+    inputs, rng = data(plan)
+    target = targets_for(MSE, 3, rng)
+    trainer = Trainer(plan, Recipe((MSE,), ADAM), "float64")
+    rates = np.full(ROWS, RATE)
+
+    def run(inputs=inputs, target=target, weight=None, order=None, batch=16, rates=rates, **options):
+        return trainer.run(inputs, [target], [weight], order, batch, rates, **options)
+
+    for message, error, options in [
+        (
+            r"inputs\[0\]: expected shape \(50, 7\). Received: shape \(50, 6\)",
+            ValueError,
+            {"inputs": [inputs[0][:, :6].copy()]},
+        ),
+        ("expected a C-contiguous array of float64", TypeError, {"inputs": [inputs[0].astype("f")]}),
+        ("expected a C-contiguous array of float64", TypeError, {"inputs": [np.asfortranarray(inputs[0])]}),
+        (r"inputs: expected 1. Received: 2", ValueError, {"inputs": inputs * 2}),
+        (r"targets\[0\]: expected shape \(50, 3\)", ValueError, {"target": target[:49]}),
+        (r"weights\[0\]: expected shape \(50\)", ValueError, {"weight": np.ones(7)}),
+        (r"order: expected samples in \[0, 50\). Received: 50 in row 1", ValueError, {"order": np.array([0, 50])}),
+        (r"order: expected samples in \[0, 50\). Received: -1 in row 0", ValueError, {"order": np.array([-1])}),
+        (r"rates: expected one for each of 4 steps. Received: 3", ValueError, {"rates": rates[:3]}),
+        ("batch: expected at least 1. Received: 0", ValueError, {"batch": 0}),
+        (
+            r"outputs\[0\]: expected 50 rows from row 1 on. Received: 50",
+            ValueError,
+            {"outputs": [np.empty((50, 3))], "first_row": 1},
+        ),
+    ]:
+        with pytest.raises(error, match=message):
+            run(**options)
+    assert trainer.iterations == 0
+    with pytest.raises(ValueError, match=r"params\[0\]: expected shape \(7, 8\)"):
+        trainer.set_params([np.zeros(1), *random_params(plan)[1:]])
+    with pytest.raises(ValueError, match="slots: expected one that the optimizer has. Received: accumulators"):
+        trainer.set_slots({"accumulators": []})
+    with pytest.raises(ValueError, match="scalars: expected one of"):
+        trainer.set_scalars({"u_product": 1.0})
+    assert run(order=np.empty(0, np.int64)).done == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "recipe"),
+    [
+        ("expected a loss that is built. Received: cosine_similarity", Recipe((Loss("cosine_similarity", 0),))),
+        ("expected a loss that is built. Received: huber_logits", Recipe((Loss("huber", 0, from_logits=True),))),
+        ("expected an optimizer that is built. Received: ftrl", Recipe((MSE,), Optimizer("ftrl"))),
+        ("losses: output: expected an index below 1. Received: 1", Recipe((Loss("huber", 1),))),
+        ("reduction: expected", Recipe((Loss("huber", 0, reduction="none"),))),
+        ("trainable: expected 8. Received: 1", Recipe((MSE,), ADAM, trainable=(True,))),
+        (r"dropouts: expected a rate in \[0, 1\)", Recipe((MSE,), ADAM, dropouts=(Dropout(0, 1.0, 0),))),
+        ("metrics: expected targets", Recipe((MSE,), metrics=(Metric("sparse_categorical_accuracy", 0),))),
+        ("metrics: expected a loss with the same output", Recipe((), metrics=(Metric("huber", 0),))),
+    ],
+)
+def test_recipes_that_do_not_fit(message, recipe):
+    with pytest.raises(ValueError, match=message):
+        Trainer(split_plan(), recipe)
+    with pytest.raises(ValueError, match="dtype: expected 'float32' or 'float64'. Received: 'float16'"):
+        Trainer(split_plan(), Recipe((MSE,)), "float16")
+
+
+def test_state_goes_from_one_trainer_to_another():
+    plan = split_plan()
+    inputs, rng = data(plan)
+    target = targets_for(MSE, 3, rng)
+    recipe = Recipe((MSE,), Optimizer("nadam", use_ema=True, gradient_accumulation_steps=2))
+    first, second = Trainer(plan, recipe, "float64"), Trainer(plan, recipe, "float64")
+    first.set_params(random_params(plan))
+
+    def run(trainer, rows):
+        trainer.run([x[rows] for x in inputs], [target[rows]], [None], None, 5, np.full(9, RATE))
+
+    run(first, slice(0, 25))
+    second.set_params(first.params)
+    second.set_slots(first.slots)
+    second.set_scalars(first.scalars)
+    second.iterations = first.iterations
+    for trainer in (first, second):
+        run(trainer, slice(25, 50))
+    assert second.iterations == 10
+    for a, b in zip(first.params, second.params, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["mean_squared_error", "binary_crossentropy", "categorical_crossentropy", "huber"])
+def test_nan_goes_where_it_goes_in_keras(name):
+    plan = split_plan()
+    inputs, rng = data(plan)
+    loss = Loss(name, 0)
+    inputs[0][5, 2] = np.nan
+    trainer = Trainer(plan, Recipe((loss,)), "float64")
+    trainer.set_params(random_params(plan))
+    steps = trainer.run(inputs, [targets_for(loss, 3, rng)], [None], None, 5, None)
+    assert np.isnan(steps.losses[:, 0]).tolist() == [k == 1 for k in range(10)]
+
+
+@pytest.mark.parametrize("loss", LOSSES + [loss for loss, _ in OF_PROBABILITIES], ids=loss_id)
+def test_gradients_of_losses_numerically(loss):
+    """One param that is the prediction itself: a step of SGD gives its gradient."""
+    width = 3
+    b = PlanBuilder()
+    x, y = b.input(width), b.output(width)
+    b.merge("mul", ((x, 1.0),), y, gain=b.param((width,)))
+    plan = b.plan()
+    rng = np.random.default_rng(5)
+    target = targets_for(loss, width, rng, 1)
+    p = rng.uniform(0.2, 0.8, width)
+    trainer = Trainer(plan, Recipe((loss,), Optimizer("sgd")), "float64")
+
+    def run(params, rate):
+        trainer.set_params([params])
+        return trainer.run([np.ones((1, width))], [target], [None], None, 1, np.array([rate])).losses[0, 0]
+
+    run(p, 1.0)
+    got = p - trainer.params[0]
+    step = 1e-6
+    want = [(run(p + d, 0.0) - run(p - d, 0.0)) / (2 * step) for d in np.eye(width) * step]
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-8)
+
+
+def test_a_weighted_float32_run_is_near_the_float64_one():
+    plan = split_plan(inputs=30, units=48, outputs=4)
+    single, double = (trained(plan, Recipe((MSE,), ADAM), dtype) for dtype in ("float32", "float64"))
+    for a, b in zip(single, double, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)

@@ -59,10 +59,11 @@ struct Tensors {
   const T* const* inputs = nullptr;
   const T* const* params = nullptr;
   const Point* points = nullptr;
-  const T* const* outputs = nullptr;  // forward writes them
-  const T* packed = nullptr;          // kernels packed for forward; null: used as they are
-  bool wide = false;                  // in the panels that few rows read
-  const T* joined = nullptr;          // operands of the joins; null: their nodes run one by one
+  const T* const* outputs = nullptr;     // forward writes them
+  const ptrdiff_t* output_ld = nullptr;  // by output: the stride of its rows; null: they lie close
+  const T* packed = nullptr;             // kernels packed for forward; null: used as they are
+  bool wide = false;                     // in the panels that few rows read
+  const T* joined = nullptr;             // operands of the joins; null: their nodes run one by one
 };
 
 // A block of rows [row, row + rows) with its buffers.
@@ -87,7 +88,7 @@ struct Block {
       case Role::kInput:
         return {const_cast<T*>(tensors->inputs[i]) + row * place.width + column, place.width};
       case Role::kOutput:
-        return {const_cast<T*>(tensors->outputs[i]) + row * place.width + column, place.width};
+        return output(i, tensors->output_ld ? tensors->output_ld[i] : place.width, column);
       default:
         if (keeps) return {buffers + place.kept * rows + column, place.kept_ld};
         return {buffers + place.brief * rows + column, place.ld};
@@ -97,6 +98,9 @@ struct Block {
     const Place& place = layout->places[static_cast<size_t>(range.value)];
     FUSEDSPLIT_ASSERT(0 <= range.start && range.start < range.stop && range.stop <= place.width);
     return value(range.value, range.start);
+  }
+  Rows<T> output(size_t i, ptrdiff_t ld, ptrdiff_t column) const {
+    return {const_cast<T*>(tensors->outputs[i]) + row * ld + column, ld};
   }
   Rows<T> pre(const Node& node) const { return {buffers + node.pre * rows, node.pre_ld}; }
 };

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/layout/strides.h"
 #include "core/train/philox.h"
 
 namespace fusedsplit {
@@ -64,11 +65,16 @@ Desk<T>::Desk(const Plan& plan, const Recipe& recipe, ptrdiff_t rows, Carver* ca
     weights.push_back(carver->take<T>(rows));
   }
   for (int p = 0; p < plan.points; ++p) points.push_back(carver->take<int32_t>(rows));
-  for (size_t i = 0; i < plan.outputs.size(); ++i)
-    outputs.push_back(carver->take<T>(output_width(plan, static_cast<int>(i)) * rows));
+  for (size_t i = 0; i < plan.outputs.size(); ++i) {
+    const ptrdiff_t width = output_width(plan, static_cast<int>(i));
+    // A single column lies close, so that rows fill the lanes of its loss.
+    output_ld.push_back(width == 1 ? 1 : buffer_ld(width, kCacheLine / static_cast<ptrdiff_t>(sizeof(T))));
+    outputs.push_back(carver->take<T>(output_ld.back() * rows));
+  }
   values = carver->take<T>(rows);
   shown_inputs.resize(inputs.size());
   shown_outputs.resize(outputs.size());
+  shown_ld.resize(outputs.size());
   shown_targets.resize(targets.size());
   shown_weights.resize(weights.size());
   shown_points.resize(points.size());
@@ -111,6 +117,27 @@ void lay_out(const Plan& plan, const Recipe& recipe, const Data<T>& data, const 
 }
 
 template <class T>
+void Ahead<T>::fetch(ptrdiff_t left) {
+  if (!data_.order) return;  // rows that follow one another come by themselves
+  const auto fetch_row = [](const T* from, ptrdiff_t width) {
+    const char* const begin = reinterpret_cast<const char*>(from);
+    const char* const end = reinterpret_cast<const char*>(from + width);
+    for (const char* line = begin; line < end; line += kCacheLine) __builtin_prefetch(line, 0, 2);
+    __builtin_prefetch(end - 1, 0, 2);
+  };
+  const ptrdiff_t count = (end_ - at_ + left - 1) / left;
+  for (const ptrdiff_t stop = at_ + count; at_ < stop; ++at_) {
+    const int64_t sample = data_.order[at_];
+    for (size_t i = 0; i < plan_.inputs.size(); ++i)
+      if (data_.inputs[i]) fetch_row(data_.inputs[i] + sample * input_width(plan_, i), input_width(plan_, i));
+    for (size_t l = 0; l < recipe_.losses.size(); ++l) {
+      const ptrdiff_t width = output_width(plan_, recipe_.losses[l].output);
+      if (data_.targets[l]) fetch_row(data_.targets[l] + sample * width, width);
+    }
+  }
+}
+
+template <class T>
 void survey(const Plan& plan, const Recipe& recipe, const Data<T>& data, Batch* batch) {
   batch->factors.resize(recipe.losses.size());
   batch->binary.resize(recipe.losses.size());
@@ -136,6 +163,7 @@ void survey(const Plan& plan, const Recipe& recipe, const Data<T>& data, Batch* 
 
 #define FUSEDSPLIT_FOR_TYPE(T)                                                                             \
   template struct Desk<T>;                                                                                 \
+  template class Ahead<T>;                                                                                 \
   template void lay_out<T>(const Plan&, const Recipe&, const Data<T>&, const Batch&, ptrdiff_t, ptrdiff_t, \
                            Desk<T>*);                                                                      \
   template void survey<T>(const Plan&, const Recipe&, const Data<T>&, Batch*);

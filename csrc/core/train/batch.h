@@ -48,11 +48,13 @@ struct Desk {
   std::vector<ptrdiff_t*> labels;  // by loss
   std::vector<T*> weights;         // by loss
   std::vector<int32_t*> points;
-  std::vector<T*> outputs;
+  std::vector<T*> outputs;  // rows `output_ld` apart
+  std::vector<ptrdiff_t> output_ld;
   T* values = nullptr;  // a loss or metric by row
   // What the block is shown: these, or the caller's arrays themselves.
   std::vector<const T*> shown_inputs;
   std::vector<T*> shown_outputs;
+  std::vector<ptrdiff_t> shown_ld;  // of outputs
   std::vector<const T*> shown_targets;
   std::vector<const T*> shown_weights;
   std::vector<Point> shown_points;
@@ -64,6 +66,22 @@ struct Desk {
 template <class T>
 void lay_out(const Plan& plan, const Recipe& recipe, const Data<T>& data, const Batch& batch, ptrdiff_t begin,
              ptrdiff_t end, Desk<T>* desk);
+
+// Some rows of the order that a worker will lay out next, fetched bit by bit while it computes.
+template <class T>
+class Ahead {
+ public:
+  Ahead(const Plan& plan, const Recipe& recipe, const Data<T>& data, ptrdiff_t begin, ptrdiff_t end)
+      : plan_(plan), recipe_(recipe), data_(data), at_(begin), end_(end) {}
+  // The next of `left` equal parts of what is left.
+  void fetch(ptrdiff_t left);
+
+ private:
+  const Plan& plan_;
+  const Recipe& recipe_;
+  const Data<T>& data_;
+  ptrdiff_t at_, end_;
+};
 
 // What the mean of a loss and a hinge's targets want to know of a step's rows as a whole.
 template <class T>

@@ -15,9 +15,9 @@ constexpr ptrdiff_t kLaneRows = 128;
 
 // Elements that are updated as one task, and of these a part at a time whose gradient stays in level 1. Bits: of the
 // second, yes, where gradients are clipped by a norm.
-constexpr ptrdiff_t kUpdateTask = 1 << 14;
+constexpr ptrdiff_t kUpdateTask = 1 << 12;
 constexpr ptrdiff_t kUpdatePart = 1 << 10;
-// Elements from which an update is shared between workers. Bits: no.
-constexpr ptrdiff_t kSharedUpdate = 1 << 13;
+// Elements of packed kernels from which workers share their packing. Bits: no.
+constexpr ptrdiff_t kSharedPacking = 1 << 16;
 
 }  // namespace fusedsplit

@@ -136,9 +136,17 @@ void Stepper<T>::cut(ptrdiff_t rows) {
   for (ptrdiff_t lane = 0; lane < blocks.shards; ++lane)
     for (ptrdiff_t b = 0; b < blocks.shard_blocks(lane); ++b) {
       if (b == 0 || !backward_) tasks_.push_back(parts_.size());
-      parts_.push_back({blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1), lane, b == 0});
+      parts_.push_back({blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1), lane, b == 0, 0, 0});
     }
   tasks_.push_back(parts_.size());
+  // Who does a task does it in the next step as well, or nearly always so.
+  for (size_t t = 0; t + 1 < tasks_.size(); ++t)
+    for (size_t i = tasks_[t]; i < tasks_[t + 1]; ++i) {
+      const bool last = i + 1 == tasks_[t + 1];
+      const Part& next = parts_[last ? tasks_[t] : i + 1];
+      parts_[i].next_begin = next.begin + (last ? rows : 0);
+      parts_[i].next_end = next.end + (last ? rows : 0);
+    }
   part_sums_.assign(parts_.size() * sums_, 0);
 }
 
@@ -149,13 +157,16 @@ void Stepper<T>::pack(const StepArgs<T>& args, ptrdiff_t rows) {
     for (const Join& join : layout_.joins)
       if (join.fresh)
         pack_join(kernels, layout_, join, args.params, joined_.data(), joined_.data() + layout_.join_kernel);
-  args.workers->run(static_cast<ptrdiff_t>(layout_.packings.size()), [&](ptrdiff_t i, int) {
+  const auto pack_one = [&](ptrdiff_t i, int) {
     const Packing& packing = layout_.packings[static_cast<size_t>(i)];
     if (rows >= kPackRows && packing.forward)
       pack_kernel(kernels, layout_, packing, args.params, false, packed_.data());
     if (transposes_[static_cast<size_t>(i)])
       pack_kernel(kernels, layout_, packing, args.params, true, transposed_.data());
-  });
+  };
+  const ptrdiff_t count = static_cast<ptrdiff_t>(layout_.packings.size());
+  if (layout_.packed_size >= kSharedPacking) return args.workers->run(count, pack_one);
+  for (ptrdiff_t i = 0; i < count; ++i) pack_one(i, 0);
 }
 
 template <class T>
@@ -166,7 +177,7 @@ LossRows<T> Stepper<T>::rows_of(LossKind kind, size_t loss, int output, ptrdiff_
   g.kind = static_cast<int>(kind);
   g.m = rows;
   g.n = width;
-  g.y = {desk.shown_outputs[static_cast<size_t>(output)], width};
+  g.y = {desk.shown_outputs[static_cast<size_t>(output)], desk.shown_ld[static_cast<size_t>(output)]};
   g.target = {desk.shown_targets[loss], width};
   g.labels = desk.labels[loss];
   g.values = desk.values;
@@ -225,14 +236,21 @@ void Stepper<T>::run_part(const StepArgs<T>& args, const Batch& batch, const Par
                           double* sums) const {
   Desk<T>& desk = worker->desk;
   lay_out(plan_, recipe_, *args.data, batch, part.begin, part.end, &desk);
-  for (size_t i = 0; i < desk.outputs.size(); ++i)
-    desk.shown_outputs[i] =
-        args.outputs[i] ? args.outputs[i] + part.begin * output_ranges_[i].width() : desk.outputs[i];
+  for (size_t i = 0; i < desk.outputs.size(); ++i) {
+    const ptrdiff_t width = output_ranges_[i].width();
+    desk.shown_outputs[i] = args.outputs[i] ? args.outputs[i] + part.begin * width : desk.outputs[i];
+    desk.shown_ld[i] = args.outputs[i] ? width : desk.output_ld[i];
+  }
+  Ahead<T> ahead(plan_, recipe_, *args.data, std::min(args.rows, batch.begin + part.next_begin),
+                 std::min(args.rows, batch.begin + part.next_end));
+  const ptrdiff_t nodes = static_cast<ptrdiff_t>(layout_.nodes.size());
+  ahead.fetch(nodes + 2);
   Tensors<T>& tensors = worker->tensors;
   tensors.inputs = desk.shown_inputs.data();
   tensors.params = args.params;
   tensors.points = desk.shown_points.data();
   tensors.outputs = desk.shown_outputs.data();
+  tensors.output_ld = desk.shown_ld.data();
   tensors.packed = batch.rows >= kPackRows ? packed_.data() : nullptr;
   tensors.joined =
       batch.rows >= kJoinRows && !layout_.joins.empty() ? joined_.data() + layout_.join_kernel : nullptr;
@@ -245,6 +263,7 @@ void Stepper<T>::run_part(const StepArgs<T>& args, const Batch& batch, const Par
   block.keeps = backward_;
   block.temporaries = worker->temporaries;
   run_nodes(block);
+  ahead.fetch(nodes + 1);
   const BlockGradients<T> back{&block, grads_.get(), worker->grads, part.lane, part.first, false, nullptr};
   run_losses(args, batch, back, desk, sums);
   run_metrics(args, batch, block.rows, desk, sums + recipe_.losses.size());
@@ -253,7 +272,10 @@ void Stepper<T>::run_part(const StepArgs<T>& args, const Batch& batch, const Par
     for (int p : zeroed_)
       std::fill_n(grads_->param(layout_, p, part.lane), plan_.params[static_cast<size_t>(p)].size(), T(0));
   begin_gradients(back);
-  for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
+  for (ptrdiff_t i = nodes; i-- > 0;) {
+    run_gradient(back, layout_.nodes[static_cast<size_t>(i)], false);
+    ahead.fetch(i + 1);
+  }
 }
 
 template <class T>

@@ -16,6 +16,7 @@ namespace fusedsplit {
 template <class T>
 struct StepArgs {
   const Data<T>* data = nullptr;
+  ptrdiff_t rows = 0;  // of the order, all steps together
   const T* const* params = nullptr;
   T* const* outputs = nullptr;  // by output: where row 0 of the batch goes; a null entry: nowhere
   Workers* workers = nullptr;
@@ -55,7 +56,8 @@ class Stepper {
   // Rows of the batch that go through the plan together.
   struct Part {
     ptrdiff_t begin, end, lane;
-    bool first;  // of its lane
+    bool first;                      // of its lane
+    ptrdiff_t next_begin, next_end;  // the rows after them, of this batch or (from its rows on) of the next
   };
 
   void find_reached();

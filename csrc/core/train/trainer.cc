@@ -161,6 +161,7 @@ std::string Trainer<T>::run(const RunArgs<T>& args, RunResult* result) {
 
   StepArgs<T> step;
   step.data = &args.data;
+  step.rows = args.rows;
   step.params = weights.params();
   step.workers = &workers;
   step.kernels = &active_kernels<T>();
