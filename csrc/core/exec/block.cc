@@ -40,6 +40,7 @@ bool writes_output(const Layout& layout, const Step& step) {
 // Whether a node has something to do: an output that is there already is not computed again.
 template <class T>
 bool has_work(const Block<T>& block, const Node& node) {
+  if (block.idle && block.idle[node.step.dst.value]) return false;
   return !block.recomputes || node.pre >= 0 || !writes_output(*block.layout, node.step);
 }
 

@@ -75,9 +75,10 @@ struct Block {
   ptrdiff_t row = 0;
   ptrdiff_t rows = 0;
   T* buffers = nullptr;
-  bool keeps = false;       // buffers are laid out, and filled, for backward
-  bool recomputes = false;  // outputs are there already and must not be written
-  bool in_turn = false;     // runs through all nodes in turn, so that some may do the work of others
+  bool keeps = false;          // buffers are laid out, and filled, for backward
+  bool recomputes = false;     // outputs are there already and must not be written
+  const char* idle = nullptr;  // by value: nobody wants it, and it is not computed; null: all are
+  bool in_turn = false;        // runs through all nodes in turn, so that some may do the work of others
   Temporaries<T> temporaries;
 
   // Where columns from `column` of a value are. Whoever writes through it knows that it may.

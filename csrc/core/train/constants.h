@@ -5,10 +5,9 @@
 
 namespace fusedsplit {
 
-// A step's products, in operations, from which its rows are cut into two lanes, and those that make another worker worth
-// having: workers spin from step to step, so that a fork costs less than a microsecond. Bits: of the first, yes.
+// A step's products, in operations, from which its rows are cut into two lanes; half of it makes another worker worth
+// having: workers spin from step to step, so that a fork costs less than a microsecond. Bits: yes.
 constexpr double kWorkOfTwoLanes = 6e5;
-constexpr double kWorkPerLane = 3e5;
 // Rows of a lane at least: of two, and of more, whose sums would cost more than they bring with fewer. Bits: yes.
 constexpr ptrdiff_t kLeastLaneRows = 16;
 constexpr ptrdiff_t kLaneRows = 128;

@@ -224,12 +224,15 @@ double Weights<T>::update(const Kernels<T>& kernels, Workers* workers, const T* 
     double penalty = 0, squares = 0;
     alignas(64) T part[kUpdatePart];
     if (task.updated) {
+      // The one lane's gradient as it is, where nothing is added to it.
+      const bool direct = count == 1 && updates && !by_norm && !accumulated_ && !task.regularizer.any();
       parts(task, [&](ptrdiff_t at, ptrdiff_t n) {
-        T* const g = by_norm ? sums_.data() + at : updates ? part : accumulated_ + at;
-        penalty += gradient(kernels, task, at, n, lanes, count, updates ? g : part);
-        if (!updates) std::copy_n(part, n, g);
-        if (by_norm) squares += kernels.sum_squares(n, g);
-        if (updates && !by_norm) apply(kernels, task, common, at, n, g, mean);
+        if (direct) return apply(kernels, task, common, at, n, lanes + at, mean);
+        T* const sum = by_norm ? sums_.data() + at : part;
+        penalty += gradient(kernels, task, at, n, lanes, count, sum);
+        if (!updates) std::copy_n(part, n, accumulated_ + at);
+        if (by_norm) squares += kernels.sum_squares(n, sum);
+        if (updates && !by_norm) apply(kernels, task, common, at, n, sum, mean);
       });
     }
     penalties_[static_cast<size_t>(i)] = penalty;

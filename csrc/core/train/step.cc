@@ -6,6 +6,9 @@
 #include "core/train/constants.h"
 
 namespace fusedsplit {
+
+double work_of_two_lanes = kWorkOfTwoLanes;
+
 namespace {
 
 // Forward, and twice as much backward.
@@ -78,7 +81,7 @@ void Stepper<T>::find_reached() {
 
 template <class T>
 ptrdiff_t Stepper<T>::lanes(ptrdiff_t rows) const {
-  if (rows < 2 * kLeastLaneRows || work_of_step(layout_, rows) < kWorkOfTwoLanes) return 1;
+  if (rows < 2 * kLeastLaneRows || work_of_step(layout_, rows) < work_of_two_lanes) return 1;
   ptrdiff_t lanes = 2;
   const ptrdiff_t most = std::min(kMostLanes, layout_.most_shards);
   while (lanes < most && rows >= 2 * lanes * kLaneRows) lanes *= 2;
@@ -87,7 +90,7 @@ ptrdiff_t Stepper<T>::lanes(ptrdiff_t rows) const {
 
 template <class T>
 int Stepper<T>::useful_workers(ptrdiff_t rows) const {
-  return static_cast<int>(std::clamp(work_of_step(layout_, rows) / kWorkPerLane, 1.0, 1024.0));
+  return static_cast<int>(std::clamp(work_of_step(layout_, rows) / (work_of_two_lanes / 2), 1.0, 1024.0));
 }
 
 template <class T>
@@ -100,7 +103,25 @@ typename Stepper<T>::Worker Stepper<T>::carve(Carver* carver) const {
 }
 
 template <class T>
-void Stepper<T>::prepare(ptrdiff_t rows, int workers) {
+void Stepper<T>::find_idle(const std::vector<T*>& outputs) {
+  idle_.assign(layout_.places.size(), 1);
+  const auto want = [&](int output) {
+    idle_[static_cast<size_t>(output_ranges_[static_cast<size_t>(output)].value)] = 0;
+  };
+  for (size_t i = 0; i < outputs.size(); ++i)
+    if (outputs[i]) want(static_cast<int>(i));
+  for (const Loss& loss : recipe_.losses) want(loss.source());
+  for (const Metric& metric : recipe_.metrics) want(metric.output);
+  for (size_t n = layout_.nodes.size(); n-- > 0;) {
+    const Step& step = layout_.nodes[n].step;
+    if (idle_[static_cast<size_t>(step.dst.value)]) continue;
+    for (const Source& source : step.sources) idle_[static_cast<size_t>(source.range.value)] = 0;
+  }
+}
+
+template <class T>
+void Stepper<T>::prepare(ptrdiff_t rows, int workers, const std::vector<T*>& outputs) {
+  find_idle(outputs);
   if (rows > rows_) {
     lanes_ = Buffer<T>(layout_.shard_size * lanes(rows));
     if (rows >= kPackRows && packed_.size() == 0) packed_ = Buffer<T>(layout_.packed_size);
@@ -166,7 +187,9 @@ void Stepper<T>::pack(const StepArgs<T>& args, ptrdiff_t rows) {
   };
   const ptrdiff_t count = static_cast<ptrdiff_t>(layout_.packings.size());
   if (layout_.packed_size >= kSharedPacking) return args.workers->run(count, pack_one);
-  for (ptrdiff_t i = 0; i < count; ++i) pack_one(i, 0);
+  args.workers->run(1, [&](ptrdiff_t, int) {
+    for (ptrdiff_t i = 0; i < count; ++i) pack_one(i, 0);
+  });
 }
 
 template <class T>
@@ -261,6 +284,7 @@ void Stepper<T>::run_part(const StepArgs<T>& args, const Batch& batch, const Par
   block.rows = part.end - part.begin;
   block.buffers = worker->values;
   block.keeps = backward_;
+  block.idle = idle_.data();
   block.temporaries = worker->temporaries;
   run_nodes(block);
   ahead.fetch(nodes + 1);

@@ -23,6 +23,9 @@ struct StepArgs {
   const Kernels<T>* kernels = nullptr;
 };
 
+// Not a constant (kWorkOfTwoLanes) only for tests, which run small plans.
+extern double work_of_two_lanes;
+
 template <class T>
 class Stepper {
  public:
@@ -38,8 +41,9 @@ class Stepper {
   // Workers that are worth having for steps of so many rows.
   int useful_workers(ptrdiff_t rows) const;
 
-  // Makes room for steps of at most so many rows, by at most so many workers.
-  void prepare(ptrdiff_t rows, int workers);
+  // Makes room for steps of at most so many rows, by at most so many workers. `outputs` are those that the caller
+  // wants, by output: what neither they nor losses and metrics need is not computed.
+  void prepare(ptrdiff_t rows, int workers, const std::vector<T*>& outputs);
   // Gradients into the lanes; sums over the rows: of each loss times its weights, then of each metric's values and of
   // their weights.
   void step(const StepArgs<T>& args, const Batch& batch, double* sums);
@@ -61,6 +65,7 @@ class Stepper {
   };
 
   void find_reached();
+  void find_idle(const std::vector<T*>& outputs);
   Worker carve(Carver* carver) const;
   void cut(ptrdiff_t rows);
   void pack(const StepArgs<T>& args, ptrdiff_t rows);
@@ -89,6 +94,7 @@ class Stepper {
   std::vector<int> zeroed_;       // params whose gradients in a lane start as zeros
 
   // Made by prepare.
+  std::vector<char> idle_;  // by value
   ptrdiff_t rows_ = 0;
   Buffer<char> memory_;
   Buffer<T> lanes_;

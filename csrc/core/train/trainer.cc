@@ -154,7 +154,7 @@ std::string Trainer<T>::run(const RunArgs<T>& args, RunResult* result) {
   Weights<T>& weights = impl_->weights;
   const ptrdiff_t most = std::min(args.rows, args.batch), steps = (args.rows + args.batch - 1) / args.batch;
   Workers workers(stepper.useful_workers(most));
-  stepper.prepare(most, workers.count());
+  stepper.prepare(most, workers.count(), args.outputs);
   result->rows.reserve(static_cast<size_t>(steps));
   result->losses.reserve(static_cast<size_t>(steps) * (1 + recipe.losses.size()));
   result->metrics.reserve(static_cast<size_t>(steps) * 2 * recipe.metrics.size());
@@ -169,7 +169,9 @@ std::string Trainer<T>::run(const RunArgs<T>& args, RunResult* result) {
   step.outputs = outputs.data();
   std::vector<double> sums(recipe.losses.size() + 2 * recipe.metrics.size());
   Batch batch;
-  double penalty = recipe.trains ? 0 : weights.regularization(*step.kernels);
+  double penalty = 0;
+  if (!recipe.trains)
+    workers.run(1, [&](ptrdiff_t, int) { penalty = weights.regularization(*step.kernels); });
   for (ptrdiff_t k = 0; k < steps; ++k) {
     batch.begin = k * args.batch;
     batch.rows = std::min(args.batch, args.rows - batch.begin);
