@@ -181,9 +181,9 @@ void Stepper<T>::pack(const StepArgs<T>& args, ptrdiff_t rows) {
   const auto pack_one = [&](ptrdiff_t i, int) {
     const Packing& packing = layout_.packings[static_cast<size_t>(i)];
     if (rows >= kPackRows && packing.forward)
-      pack_kernel(kernels, layout_, packing, args.params, false, packed_.data());
+      pack_kernel(kernels, layout_, packing, args.params, Reader::kManyRows, packed_.data());
     if (transposes_[static_cast<size_t>(i)])
-      pack_kernel(kernels, layout_, packing, args.params, true, transposed_.data());
+      pack_kernel(kernels, layout_, packing, args.params, Reader::kBackward, transposed_.data());
   };
   const ptrdiff_t count = static_cast<ptrdiff_t>(layout_.packings.size());
   if (layout_.packed_size >= kSharedPacking) return args.workers->run(count, pack_one);
