@@ -13,14 +13,14 @@ PACKAGE = Path(fusedsplit.__file__).parent
 
 # A module may import those of earlier groups only.
 ORDER = (
-    {"config", "_registration", "plan.steps"},
+    {"config", "_registration", "plan.steps", "native.recipe"},
     {"plan.code", "plan.rules"},
     {"plan.text"},
     {"plan.plan"},
     {"plan.builder", "plan.fold"},
     {"plan"},
     {"native.library", "tools.tables", "backends.base", "backends.activations", "backends._tf_private"},
-    {"native.structure"},
+    {"native.structure", "native.trainer"},
     {"native.file_format"},
     {"native.predictor"},
     {"backends.op_in_xla", "backends.tf"},
