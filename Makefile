@@ -6,7 +6,7 @@ BUILD := $(if $(shell command -v $(CXX) 2>/dev/null),FUSEDSPLIT_FORCE_BUILD=1,FU
 PY_FILES := setup.py fusedsplit tests benchmarks
 CC_FILES = $(shell find csrc tests -name '*.cc' -o -name '*.h')
 
-.PHONY: all venv native test test-matrix bench lint format ulp selftest sanitize sanitize-files fuzz aarch64 clean
+.PHONY: all venv native test test-matrix bench bench-peers bench-fit lint format ulp selftest sanitize sanitize-files fuzz aarch64 clean
 all: test
 
 venv: .venv/installed
@@ -30,6 +30,19 @@ test-matrix: venv
 
 bench: native
 	$(BIN)/fusedsplit bench $(BENCH_ARGS)
+
+# The peers are large, so they are installed only for the programs that race them (PEERS= for what is there already).
+PEERS := .venv/peers
+.venv/peers: .venv/installed
+	$(BUILD) $(BIN)/python -m pip install -e '.[bench,peers]'
+	touch $@
+
+# A trained model's answer by every runtime; a training step by every framework.
+bench-peers: native $(PEERS)
+	$(BIN)/python benchmarks/peers.py $(BENCH_ARGS)
+
+bench-fit: native $(PEERS)
+	$(BIN)/python benchmarks/fit.py $(BENCH_ARGS)
 
 lint: venv
 	$(BIN)/ruff format --check $(PY_FILES)

@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 ROUNDS = 7
 # One sample lasts at least this long, far above the clock's resolution and a scheduler's hiccup.
@@ -14,6 +15,16 @@ MIN_SAMPLE_SECONDS = 4e-3
 _MAX_REPETITIONS = 100_000
 
 Call = Callable[[], object]
+
+
+class Sampler(Protocol):
+    """A contestant that times itself, wherever it is."""
+
+    def repetitions(self, min_sample: float) -> int:
+        """How many calls last `min_sample` seconds."""
+
+    def sample(self, repetitions: int) -> float:
+        """Seconds per call."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +56,8 @@ class Timing:
         }
 
 
-def _sample(call: Call, repetitions: int, clock: Callable[[], float]) -> float:
+def sample(call: Call, repetitions: int, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds per call."""
     start = clock()
     for _ in range(repetitions):
         call()
@@ -58,11 +70,27 @@ def repetitions_for(call: Call, min_sample: float, clock: Callable[[], float] = 
     call()
     repetitions = 1
     while True:
-        elapsed = _sample(call, repetitions, clock) * repetitions
+        elapsed = sample(call, repetitions, clock) * repetitions
         if elapsed >= min_sample or repetitions >= _MAX_REPETITIONS:
             return repetitions
         growth = min_sample / elapsed if elapsed > 0 else 10
         repetitions = min(_MAX_REPETITIONS, math.ceil(repetitions * min(10.0, 1.1 * growth)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Here:
+    """A call of this very process."""
+
+    call: Call
+    clock: Callable[[], float]
+
+    def repetitions(self, min_sample: float) -> int:
+        return repetitions_for(self.call, min_sample, self.clock)
+
+    def sample(self, repetitions: int) -> float:
+        if repetitions > 1:
+            self.call()  # What the previous contestant left in the caches, or asleep, is not this one's cost.
+        return sample(self.call, repetitions, self.clock)
 
 
 def interleave(
@@ -72,7 +100,7 @@ def interleave(
     min_sample: float = MIN_SAMPLE_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Times the contestants round by round.
+    """Times calls round by round.
 
     Args:
         contestants: name -> a call that returns when its work is done.
@@ -83,13 +111,18 @@ def interleave(
     Returns:
         name -> its timing, in the contestants' order.
     """
-    repetitions = {name: repetitions_for(call, min_sample, clock) for name, call in contestants.items()}
-    samples: dict[str, list[float]] = {name: [] for name in contestants}
+    return race({n: _Here(call, clock) for n, call in contestants.items()}, rounds=rounds, min_sample=min_sample)
+
+
+def race(
+    samplers: Mapping[str, Sampler], *, rounds: int = ROUNDS, min_sample: float = MIN_SAMPLE_SECONDS
+) -> dict[str, Timing]:
+    """The same for contestants that time themselves."""
+    repetitions = {name: sampler.repetitions(min_sample) for name, sampler in samplers.items()}
+    samples: dict[str, list[float]] = {name: [] for name in samplers}
     for _ in range(rounds):
-        for name, call in contestants.items():
-            if repetitions[name] > 1:
-                call()  # What the previous contestant left in the caches, or asleep, is not this one's cost.
-            samples[name].append(_sample(call, repetitions[name], clock))
+        for name, sampler in samplers.items():
+            samples[name].append(sampler.sample(repetitions[name]))
     return {name: Timing(tuple(s), repetitions[name]) for name, s in samples.items()}
 
 

@@ -29,7 +29,9 @@ _RATIO, _FLOOR = 4.0, 1e-5
 _STEPS = 16
 
 
-def _register() -> None:
+def register() -> None:
+    """Teaches `fs.fuse` the architectures' own layers."""
+
     @operations.register(architectures.Scale)
     def scale(layer: Any, program: Any, x: Any) -> Any:
         return program.scale_by(x, program.weight(layer, "weight"))
@@ -42,7 +44,7 @@ class ModelContest:
         self.name = name
         self.architecture = ARCHITECTURES[name]
         self.model = self.architecture.make()
-        _register()
+        register()
         self.fused = fs.fuse(self.model)
         self.flops = sum(region.plan.flops() for region in self.fused.regions)
         models = {PLAIN: self.model, MODEL: self.fused}

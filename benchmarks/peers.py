@@ -1,0 +1,145 @@
+"""A trained model's answer by every runtime there is for it: outputs checked first, then interleaved rounds.
+
+    python benchmarks/peers.py [--only NAME ...] [--batches 1 32 512 4096] [--peers NAME ...] [--rounds 7]
+
+The ladder, its twins whose stem is a relu, and real architectures; by the package's Predictor and op, LiteRT, ONNX
+Runtime, OpenVINO, JAX, PyTorch, NumPy, Keras, hand-written TensorFlow and an einsum. Each peer runs in a process of its
+own, all with the same number of threads, each in the cheapest way of a call that its interface has. What is not
+installed is skipped with a line. Losing cells are printed like winning ones; the exit code says only whether every
+output was right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package that this program lies beside
+
+from race.inference import PEERS, keras_programs, plots, tables
+from race.inference.contest import Contest, Field
+from rich.console import Console
+
+from fusedsplit.bench import cases, conditions
+from fusedsplit.bench.architectures import ARCHITECTURES
+from fusedsplit.bench.harness import Timing
+from fusedsplit.bench.ladder import Cell
+from fusedsplit.bench.program import ProviderUnavailable
+
+# An architecture's answer to thousands of rows takes seconds.
+_ARCHITECTURE_BATCHES = tuple(b for b in cases.BATCHES if b <= 512)
+_PACKAGES = ("ai-edge-litert", "onnxruntime", "openvino", "jax", "torch", "numpy", "tensorflow", "keras")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*keras_programs.CASES, *ARCHITECTURES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--batches", type=int, nargs="+", help="default: 1 32 512 4096; of architectures up to 512")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2, help="of every peer (default: 2)")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds that a peer may take to get ready")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="where the JSON and PNG files go")
+    return parser.parse_args()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class Race:
+    """One run: what has been measured so far."""
+
+    def __init__(self, field: Field, console: Console):
+        self.field, self.console = field, console
+        self.cells: list[Cell] = []
+        self.floors: dict[str, Timing] = {}
+        self.ceiling = 0.0
+
+    def run(self, names: Sequence[str], batches: Sequence[int] | None, rounds: int) -> None:
+        tensorflow = self.field.peers.get("tensorflow")
+        if tensorflow is not None:
+            self.floors = tensorflow.ask("floors")
+        for name in names:
+            try:
+                contest = Contest(self.field, keras_programs.subject(name))
+            except ProviderUnavailable as error:
+                self.field.miss(name, error)
+                continue
+            default = cases.BATCHES if name in keras_programs.CASES else _ARCHITECTURE_BATCHES
+            mine = []
+            for batch in batches or default:
+                mine.append(contest.measure(batch, rounds))
+                self.console.print(f"{name}, batch {batch}: measured", style="dim")
+            self.cells += mine
+            self.console.print(tables.subject_table(mine))
+            if tensorflow is not None:  # A machine has no one rate: the best of the whole run counts.
+                self.ceiling = max(self.ceiling, self.field.peers["tensorflow"].ask("ceiling"))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "conditions": conditions.collect(),
+            "threads": self.field.threads,
+            "versions": _versions(),
+            "floors": {name: timing.as_json() for name, timing in self.floors.items()},
+            "ceiling_gflops": self.ceiling / 1e9,
+            "missing": self.field.missing,
+            "lost": [f"{cell.case} {cell.batch}" for cell in self.cells if tables.is_lost(cell)],
+            "cells": [cell.as_json() for cell in self.cells],
+        }
+
+    def write(self, out: Path) -> None:
+        """The JSON file and the two pictures."""
+        out.mkdir(parents=True, exist_ok=True)
+        data = self.as_json()
+        (out / "peers.json").write_text(json.dumps(data, indent=1) + "\n")
+        subtitle = f"{data['conditions']['cpu']}, {self.field.threads} threads for all, float32; " + ", ".join(
+            f"{name} {version}" for name, version in data["versions"].items()
+        )
+        plots.save(plots.times(self.cells, self.floors, self.ceiling, subtitle), out / "peers_time.png")
+        plots.save(plots.rates(self.cells, self.ceiling, subtitle), out / "peers_rate.png")
+        self.console.print(f"Written: {out}/peers.json, peers_time.png, peers_rate.png")
+
+
+def main() -> int:
+    args = _arguments()
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=170)
+    found = conditions.collect()
+    console.print(conditions.title(found))
+    for text in conditions.warnings(found):
+        console.print(f"Note: {text}", style="yellow", markup=False)
+    say = lambda text: console.print(text, style="yellow", markup=False)  # noqa: E731
+    field = Field(args.peers, args.threads, args.patience, say)
+    race = Race(field, console)
+    try:
+        race.run(args.only, args.batches, args.rounds)
+    finally:
+        field.close()
+    if race.cells:
+        console.print(tables.floors_table(race.floors, race.ceiling))
+        console.print(tables.summary_table(race.cells))
+        race.write(args.out)
+    problems = [f"{c.case} {c.batch}, {name}: {text}" for c in race.cells for name, text in c.problems.items() if text]
+    for text in problems:
+        console.print(text, style="red", markup=False)
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
