@@ -12,7 +12,6 @@ output was right.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import sys
@@ -23,8 +22,10 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package that this program lies beside
 
+from race import versions
+from race.field import Field
 from race.inference import PEERS, keras_programs, plots, tables
-from race.inference.contest import Contest, Field
+from race.inference.contest import Contest
 from rich.console import Console
 
 from fusedsplit.bench import cases, conditions
@@ -49,16 +50,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=60.0, help="seconds that a peer may take to get ready")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="where the JSON and PNG files go")
     return parser.parse_args()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 class Race:
@@ -94,7 +85,7 @@ class Race:
         return {
             "conditions": conditions.collect(),
             "threads": self.field.threads,
-            "versions": _versions(),
+            "versions": versions(_PACKAGES),
             "floors": {name: timing.as_json() for name, timing in self.floors.items()},
             "ceiling_gflops": self.ceiling / 1e9,
             "missing": self.field.missing,
@@ -125,7 +116,7 @@ def main() -> int:
     for text in conditions.warnings(found):
         console.print(f"Note: {text}", style="yellow", markup=False)
     say = lambda text: console.print(text, style="yellow", markup=False)  # noqa: E731
-    field = Field(args.peers, args.threads, args.patience, say)
+    field = Field({name: PEERS[name] for name in args.peers}, args.threads, args.patience, say)
     race = Race(field, console)
     try:
         race.run(args.only, args.batches, args.rounds)

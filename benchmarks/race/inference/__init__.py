@@ -8,8 +8,10 @@ contest    outputs checked, then interleaved rounds;  tables, plots: what is sho
 
 from __future__ import annotations
 
-# name -> (the class, which runs in a process of its own; variables that this process needs).
-PEERS: dict[str, tuple[str, dict[str, str]]] = {
+from race.field import Target
+
+# By name, in the order of the tables.
+PEERS: dict[str, Target] = {
     "predictor": ("race.inference.predictor_peer:PredictorPeer", {}),
     "tensorflow": ("race.inference.tensorflow_peer:TensorFlow", {}),
     "litert": ("race.inference.litert_peer:LiteRT", {}),

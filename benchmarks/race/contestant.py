@@ -1,0 +1,55 @@
+"""What every contestant is: it holds calls by name, and times them in its own process when it is asked to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fusedsplit.bench import harness
+
+# No thread of a contestant may still be looking for work when the next one is timed.
+_LOOK, _IDLE, _PATIENCE = 1e-3, 0.3e-3, 0.2
+
+
+class Contestant:
+    """Base class; a subclass fills `calls`.
+
+    Attributes:
+        threads: how many every call may use.
+        calls: by name; each returns when its work is done.
+        units: by name, how many units of work (steps, epochs) a call does, where it is more than one.
+    """
+
+    def __init__(self) -> None:
+        self.threads = 2
+        self.calls: dict[str, Callable[[], object]] = {}
+        self.units: dict[str, int] = {}
+
+    def configure(self, threads: int) -> None:
+        """Said before anything is computed."""
+        self.threads = threads
+
+    def names(self) -> list[str]:
+        return list(self.calls)
+
+    def repetitions(self, name: str, min_sample: float) -> int:
+        return harness.repetitions_for(self.calls[name], min_sample)
+
+    def sample(self, name: str, repetitions: int) -> float:
+        """Seconds a unit; one call before them brings what others left in the caches, or asleep, to life."""
+        call = self.calls[name]
+        if repetitions > 1:
+            call()
+        seconds = harness.sample(call, repetitions)
+        _settle()
+        return seconds / self.units.get(name, 1)
+
+
+def _settle() -> None:
+    """Returns when the threads of this process have stopped spinning."""
+    end = time.perf_counter() + _PATIENCE
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(_LOOK)
+        if time.process_time() - before < _IDLE:
+            return
