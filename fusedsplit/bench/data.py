@@ -137,9 +137,10 @@ def flights() -> Dataset:
 
 @functools.lru_cache(maxsize=1)
 def digits() -> Dataset:
-    """1,797 images of 8 x 8 pixels in [0, 1]; the target is the image itself."""
-    images = optional.require("sklearn.datasets").load_digits().data.astype("float32") / 16
-    images = images[np.random.default_rng(8).permutation(len(images))]
-    n_train = len(images) - int(_TEST_SHARE * len(images))
-    train, test = images[:n_train], images[n_train:]
-    return Dataset(train, train, test, test, tuple(f"pixel{i}" for i in range(images.shape[1])))
+    """1,797 images of 8 x 8 pixels in [0, 1]; the target is which digit each shows."""
+    bunch = optional.require("sklearn.datasets").load_digits()
+    order = np.random.default_rng(8).permutation(len(bunch.data))
+    x, y = (bunch.data / 16).astype("float32")[order], bunch.target.astype("int32")[order]
+    n_train = len(x) - int(_TEST_SHARE * len(x))
+    names = tuple(f"pixel{i}" for i in range(x.shape[1]))
+    return Dataset(x[:n_train], y[:n_train], x[n_train:], y[n_train:], names)

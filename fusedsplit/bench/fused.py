@@ -51,16 +51,16 @@ def functional(layer: Any, backend: str, frozen: bool = False) -> Callable[[Any]
     return lambda x: fs.split_dense(x, params, spec, backend)
 
 
-def region(stem: Any, branches: Sequence[Any], *, split: Sequence[int], head: Any, backend: str) -> Any:
-    """A SplitDense for use in a functional model."""
-    return fs.SplitDense(stem, branches, split=list(split), head=head, backend=backend)
+def model(plain: Any, loop: str) -> Any:
+    """The fused model whose `fit` runs by this loop.
 
-
-def require_backend(backend: str, jit: bool = False) -> None:
-    """Raises ProviderUnavailable, with the reasons, if `backend` cannot run here at all."""
-    layer = fs.SplitDense(keras.layers.Dense(2), [None, None], head=keras.layers.Dense(1))
-    layer.build((None, 2))
-    require(layer, backend, jit)
+    Raises:
+        ProviderUnavailable: with the reasons, if it cannot.
+    """
+    try:
+        return fs.fuse(plain, loop=loop)
+    except ValueError as error:
+        raise ProviderUnavailable(str(error)) from error
 
 
 def require(layer: Any, backend: str, jit: bool = False) -> None:

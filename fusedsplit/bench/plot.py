@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from fusedsplit.bench import conditions as conditions_module
+from fusedsplit.bench import training
 from fusedsplit.bench.ladder import Cell
 from fusedsplit.bench.providers import BASELINE
 from fusedsplit.bench.report import Results, provider_names
@@ -32,6 +33,8 @@ _STYLES: dict[str, tuple[str, str]] = {
     "xla": ("#009E73", "-"),
     "op": ("#D55E00", "-"),
     "op-xla": ("#CC79A7", "-"),
+    "fused-keras": ("#E69F00", "-"),
+    "fused-native": ("#D55E00", "-"),
 }
 _LABELS = {
     "lambda": "Lambda program (= 1)",
@@ -42,6 +45,11 @@ _LABELS = {
     "xla": "SplitDense xla",
     "op": "SplitDense op",
     "op-xla": "SplitDense op inside XLA",
+}
+_FITS = {
+    "lambda": "Keras' fit of the Lambda program",
+    "fused-keras": 'fs.fuse(model, loop="keras")',
+    "fused-native": 'fs.fuse(model, loop="native")',
 }
 _ROWS = {
     "forward": "forward",
@@ -91,42 +99,44 @@ def _spread(cell: Cell, name: str) -> tuple[float, float]:
     return ratios[cut], ratios[-1 - cut]
 
 
-def _training_panel(ax: Axes, outcomes: Sequence[Outcome]) -> None:
-    """Bars: samples per second relative to the Lambda program, with the figures on them."""
+def _bars(
+    ax: Axes, outcomes: Sequence[Outcome], height: Callable[[Outcome, str], float], text: Callable[..., str]
+) -> None:
+    """A group of bars for each training task, a bar for each contestant, and what it says above it."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.runs))
-    width = 0.8 / len(names)
+    width = 0.84 / len(names)
     for i, name in enumerate(names):
-        for at, outcome in enumerate(outcomes):
-            if name not in outcome.runs:
-                continue
-            ratio = outcome.runs[BASELINE].epoch / outcome.runs[name].epoch
-            place = at + (i - (len(names) - 1) / 2) * width
-            color, line = _STYLES.get(name, ("#999999", "-"))
-            hatch = "///" if line == "--" else ""
-            label = _LABELS.get(name, name) if at == 0 else None
-            ax.bar(
-                place,
-                ratio,
-                0.92 * width,
-                color=color,
-                hatch=hatch,
-                edgecolor="white",
-                linewidth=0,
-                label=label,
+        places = [at + (i - (len(names) - 1) / 2) * width for at, o in enumerate(outcomes) if name in o.runs]
+        mine = [outcome for outcome in outcomes if name in outcome.runs]
+        heights = [height(outcome, name) for outcome in mine]
+        ax.bar(places, heights, 0.92 * width, color=_STYLES[name][0], label=_FITS[name])
+        for place, value, outcome in zip(places, heights, mine):
+            ax.annotate(
+                text(outcome, name), (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=6.3
             )
-            rate = outcome.samples_per_second(name)
-            text = f"{ratio:.2f}x\n{rate / 1e3:,.0f}k/s"
-            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
-            ax.annotate(text, (place, ratio), (0, 3), textcoords="offset points", ha="center", fontsize=7, bbox=box)
-    ax.axhline(1, color="#222222", linewidth=1, zorder=0)
-    ax.set_xticks(range(len(outcomes)), [f"{o.task}, batch {o.batch}" for o in outcomes])
-    ax.set_ylabel("training\nspeed-up", fontsize=9)
-    ax.tick_params(labelsize=9)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
-    highest = max(o.runs[BASELINE].epoch / r.epoch for o in outcomes for r in o.runs.values())
-    ax.set_ylim(0, 1.55 * highest)  # Room for the figures on the bars, and the legend above them.
-    ax.legend(fontsize=8.5, ncols=len(names), loc="upper center", frameon=False)
+    ax.set_xticks(range(len(outcomes)), [f"{o.task}\nbatch {o.batch}" for o in outcomes])
+    ax.tick_params(labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _training_panels(left: Axes, right: Axes, outcomes: Sequence[Outcome]) -> None:
+    """Speed-up of a step of `fit`, with its time; and the time to the first trained epoch."""
+
+    def said(outcome: Outcome, name: str) -> str:
+        us = 1e6 * outcome.step(name)
+        time = f"{us:,.0f}" if us >= 100 else f"{us:.1f}"
+        return f"{time} us" if name == training.BASELINE else f"{outcome.speedup(name):.3g}x\n{time} us"
+
+    _bars(left, outcomes, Outcome.speedup, said)
+    left.axhline(1, color="#222222", linewidth=1, zorder=0)
+    left.set_yscale("log")
+    highest = max(outcome.speedup(name) for outcome in outcomes for name in outcome.runs)
+    left.set_ylim(0.5, 9 * highest)  # Room for the figures on the bars, and the legend above them.
+    _speedup_axis(left.yaxis)
+    left.set_ylabel("fit, a step\nspeed-up", fontsize=9)
+    left.legend(fontsize=8.5, ncols=3, loc="upper center", frameon=False)
+    _bars(right, outcomes, lambda o, name: o.runs[name].first, lambda o, name: f"{o.runs[name].first:.2g}")
+    right.set_ylabel("seconds to the first\ntrained epoch", fontsize=9)
 
 
 def _ladder_panels(figure: Any, grid: Any, cells: Sequence[Cell], modes: Sequence[str]) -> list[Any]:
@@ -173,22 +183,24 @@ def draw(results: Results) -> Figure:
     """The picture."""
     modes = [mode for mode in _ROWS if any(cell.mode == mode for cell in results.cells)]
     columns = max(1, len({cell.case for cell in results.cells}))
-    heights = [2.5] * len(modes) + [2.4] * bool(results.training)
+    heights = [3.0] * bool(results.training) + [2.5] * len(modes)
     size = (max(11.0, 2.3 * columns + 1.2), sum(heights) + 2.0)
     figure = plt.figure(figsize=size, dpi=130)
-    top, bottom = 1 - 1.15 / size[1], 0.35 / size[1]
+    top, bottom = 1 - 0.85 / size[1], 0.85 / size[1]
     outer = figure.add_gridspec(
-        len(heights), columns, height_ratios=heights, hspace=0.36, wspace=0.1, top=top, bottom=bottom
+        len(heights), columns, height_ratios=heights, hspace=0.4, wspace=0.1, top=top, bottom=bottom
     )
     outer.update(left=0.9 / size[0], right=1 - 0.2 / size[0])
     if modes:
-        handles = _ladder_panels(figure, outer, results.cells, modes)
+        grid = outer[-len(modes) :, :].subgridspec(len(modes), columns, hspace=0.4, wspace=0.1)
+        handles = _ladder_panels(figure, grid, results.cells, modes)
         figure.legend(
             handles=handles, ncols=len(handles), fontsize=8.5, frameon=False,
-            loc="upper center", bbox_to_anchor=(0.5, 1 - 0.6 / size[1]),
+            loc="lower center", bbox_to_anchor=(0.5, 0.08 / size[1]),
         )  # fmt: skip
     if results.training:
-        _training_panel(figure.add_subplot(outer[len(modes), :]), results.training)
+        both = outer[0, :].subgridspec(1, 2, width_ratios=(5, 2), wspace=0.13)
+        _training_panels(*(figure.add_subplot(both[i]) for i in range(2)), results.training)
     title = "Speed-up over the Dense + Lambda(tf.split) + Dense + concatenate program (medians; bands: rounds)"
     figure.suptitle(title, fontsize=12.5, fontweight="bold", y=1 - 0.14 / size[1], va="top")
     line = conditions_module.title(results.conditions)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fusedsplit.bench import conditions as conditions_module
+from fusedsplit.bench import training
 from fusedsplit.bench.harness import Timing, geometric_mean
 from fusedsplit.bench.ladder import Cell
 from fusedsplit.bench.providers import BASELINE, FUSED, OP, PLAIN
@@ -57,7 +58,9 @@ class Results:
     def problems(self) -> list[str]:
         """Every check that did not hold."""
         found = [f"check of {name}: {text}" for name, (ok, text) in self.checks.items() if not ok]
-        found += [f"{o.task}, {name}: {text}" for o in self.training for name, text in o.problems.items()]
+        found += [
+            f"{o.task} at batch {o.batch}, {name}: {text}" for o in self.training for name, text in o.problems.items()
+        ]
         for cell in self.all_cells:
             for name, text in cell.problems.items():
                 if text:
@@ -111,21 +114,26 @@ def floors_table(floors: Mapping[str, Timing]) -> Table:
 
 
 def training_table(outcomes: Sequence[Outcome]) -> Table:
-    table = Table(title="Training on real data: same initial weights, same batches")
+    table = Table(
+        title="fit on real data: same initial weights; curves compared on the same batches, then timed shuffled"
+    )
     table.add_column("model")
+    table.add_column("batch", justify="right")
     table.add_column("program")
-    for name in ("s/epoch", "best", "samples/s", "speed-up", "last loss", "test loss", "loss differs by"):
+    for name in ("us/step", "(best-worst)", "samples/s", "speed-up", "first epoch s", "test loss", "curve differs by"):
         table.add_column(name, justify="right")
     for outcome in outcomes:
-        base = outcome.runs[BASELINE]
         for name, run in outcome.runs.items():
-            difference = f"{outcome.difference(name):.1e}" if name != BASELINE else "-"
-            seconds = (f"{run.epoch:.3f}", f"{min(run.epochs):.3f}")
-            rate = f"{outcome.samples_per_second(name):,.0f}"
-            losses = (f"{run.curve[-1]:.6g}", f"{run.test_loss:.6g}")
-            differs = Text(difference, style="red" if name in outcome.problems else "")
-            ratio = ratio_text(base.epoch / run.epoch)
-            table.add_row(outcome.task, name, *seconds, rate, ratio, *losses, differs)
+            base = name == training.BASELINE
+            scale = outcome.step(name) / run.epoch
+            spread = f"{microseconds(scale * min(run.epochs))}-{microseconds(scale * max(run.epochs))}"
+            differs = Text("-" if base else f"{outcome.difference(name):.1e}")
+            differs.stylize("red" if name in outcome.problems else "")
+            table.add_row(
+                outcome.task, str(outcome.batch), name, microseconds(outcome.step(name)), spread,
+                f"{outcome.samples_per_second(name):,.0f}", ratio_text(outcome.speedup(name)),
+                f"{run.first:.2f}", f"{run.test_loss:.6g}", differs,
+            )  # fmt: skip
         table.add_section()
     return table
 
@@ -190,12 +198,10 @@ def show(results: Results, console: Console) -> None:
         console.print(f"Note: {text}", style="yellow", markup=False)
     for name, text in results.missing.items():
         console.print(f"Not measured: {name}: {text}", style="yellow", markup=False)
-    if results.floors:
-        console.print(floors_table(results.floors))
     if results.training:
         console.print(training_table(results.training))
-        for outcome in results.training:
-            console.print(f"{outcome.task}: loss curves may differ by {outcome.tolerance:.1e}", style="dim")
+    if results.floors:
+        console.print(floors_table(results.floors))
     for section in _SECTIONS:
         cells = getattr(results, section)
         for mode in _MODES:

@@ -30,7 +30,7 @@ class Options:
     models: Sequence[str]
     out: Path
     quick: bool = False
-    timed_epochs: int = 1
+    timed_epochs: int = 3
 
 
 def options(quick: bool, out: str, names: str | None) -> Options:
@@ -89,17 +89,15 @@ def _check(results: Results, chosen: Sequence[Case], display: _Display) -> None:
 
 def _train(results: Results, options: Options, display: _Display) -> None:
     tasks = training.tasks(options.quick)
-    contestants = training.QUICK if options.quick else training.CONTESTANTS
     task = display.stage("train", len(tasks))
     for job in tasks:
-        done = 0
-        for outcome in training.train(job, options.timed_epochs, contestants):
-            done += 1
-            display.step(task, f"train {job.name}, epoch {(done - 1) // len(contestants) + 1}", advance=0)
+        what = f"train {job.name}, batch {job.batch}"
+        for outcome in training.train(job, options.timed_epochs):
+            display.step(task, what, advance=0)
             if outcome is not None:
                 results.training.append(outcome)
                 results.missing |= outcome.missing
-        display.step(task, f"train {job.name}")
+        display.step(task, what)
 
 
 def _climb(results: Results, options: Options, display: _Display) -> None:

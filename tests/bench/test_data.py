@@ -45,6 +45,7 @@ def test_digits() -> None:
     digits = data.digits()
     assert digits.x_train.shape == (1618, 64) and digits.x_test.shape == (179, 64)
     assert digits.x_train.min() == 0 and digits.x_train.max() == 1
+    assert digits.y_train.shape == (1618,) and set(digits.y_test) == set(range(10))
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

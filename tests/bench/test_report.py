@@ -47,9 +47,9 @@ def _timing(us: float) -> Timing:
 
 def _results(problem: str = "") -> Results:
     results = Results(dict(_CONDITIONS), {"nothing": _timing(30)}, {"seed2": (True, "fine")})
-    run = Run((2.0, 1.0), (0.5, 0.4), 1.1)
-    runs = {"lambda": run, "op": Run((2.0, 1.0), (0.2, 0.2), 1.1)}
-    results.training = [Outcome("flights 8", 1000, 10, runs, {})]
+    run = Run((2.0, 1.0), 1.1, 1.5, (0.5, 0.4))
+    runs = {"lambda": run, "fused-native": Run((2.0, 1.0), 1.1, 0.05, (0.005, 0.005))}
+    results.training = [Outcome("F(8)", 32, 1000, runs, {})]
     for case in ("seed2", "med"):
         for batch in (1, 512):
             for mode in ("forward", "gradients"):
@@ -76,6 +76,13 @@ def test_losing_cells_are_printed_like_winning_ones() -> None:
     assert "0.83x" in text and "2.50x" in text and "2.25x" in text  # xla, op, op against the best unfused
     assert "Every check held." in text and "geometric mean" in text
     assert "forward, concrete function" in text and "eager" not in text
+
+
+def test_training_comes_first_with_steps_and_first_epochs() -> None:
+    text = _text(_results())
+    assert text.index("fit on real data") < text.index("Floors")
+    for word in ("450", "5.0", "90.00x", "1.50", "0.05"):  # us a step, the speed-up, seconds of the first epoch
+        assert word in text
 
 
 def test_merges_have_tables_of_their_own() -> None:
@@ -114,12 +121,12 @@ def test_the_picture_has_no_empty_panels() -> None:
     figure = plot.draw(results)
     try:
         panels = figure.axes
-        assert len(panels) == 2 * 2 + 1 + 1  # two cases in two modes, one of them eager, and the training runs
-        assert all(panel.lines for panel in panels)
+        assert len(panels) == 2 * 2 + 1 + 2  # two cases in two modes, one of them eager, and the training runs
+        assert all(panel.lines or panel.patches for panel in panels)
         # A column is named once, above; below its last panel stands what the places on the axis are.
-        assert [p.get_title() for p in panels] == ["seed2", "med", "", "", "", ""]
-        assert [p.get_xlabel() for p in panels] == ["", "", "", "batch", "batch", ""]
-        assert [bool(p.get_ylabel()) for p in panels] == [True, False, True, False, True, True]
+        assert [p.get_title() for p in panels] == ["seed2", "med", "", "", "", "", ""]
+        assert [p.get_xlabel() for p in panels] == ["", "", "", "batch", "batch", "", ""]
+        assert [bool(p.get_ylabel()) for p in panels] == [True, False, True, False, True, True, True]
     finally:
         matplotlib.pyplot.close(figure)
 
@@ -131,7 +138,7 @@ def test_files(tmp_path: Path) -> None:
     assert saved["ok"] and saved["conditions"] == _CONDITIONS and len(saved["ladder"]) == 8
     assert saved["ladder"][0]["timings"]["op"]["median_us"] == pytest.approx(40)
     assert [cell["case"] for cell in saved["merges"]] == ["mmoe"]
-    assert saved["training"][0]["runs"]["op"]["largest_relative_difference"] == 0
+    assert saved["training"][0]["runs"]["fused-native"]["largest_relative_difference"] == 0
     results.cells = []
     runner.write(results, tmp_path, Console(file=io.StringIO()))  # as where only merges are chosen
     picture = matplotlib.image.imread(tmp_path / "new" / "folder" / runner.PICTURE)

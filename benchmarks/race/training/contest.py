@@ -14,7 +14,7 @@ from race.training.task import Flights, Iris
 from race.training.trainee import EPOCH
 
 # Steps that are compared, and how far the test loss may then be from Keras'.
-CHECKED_STEPS, TOLERANCE = 256, 2e-3
+CHECKED_STEPS, TOLERANCE = 256, 1e-3
 # A sample of a call that is not an epoch lasts at least this long.
 _MIN_SAMPLE = 20e-3
 
