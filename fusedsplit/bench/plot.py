@@ -200,7 +200,7 @@ def draw(results: Results) -> Figure:
         )  # fmt: skip
     if results.training:
         both = outer[0, :].subgridspec(1, 2, width_ratios=(5, 2), wspace=0.13)
-        _training_panels(*(figure.add_subplot(both[i]) for i in range(2)), results.training)
+        _training_panels(figure.add_subplot(both[0]), figure.add_subplot(both[1]), results.training)
     title = "Speed-up over the Dense + Lambda(tf.split) + Dense + concatenate program (medians; bands: rounds)"
     figure.suptitle(title, fontsize=12.5, fontweight="bold", y=1 - 0.14 / size[1], va="top")
     line = conditions_module.title(results.conditions)
