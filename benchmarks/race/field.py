@@ -35,7 +35,7 @@ class Field:
         target, environment = self.targets[name]
         limits = {v: str(self.threads) for v in ("FUSEDSPLIT_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         try:
-            self.peers[name] = Remote(target, {**limits, "NPROC": str(self.threads), **environment}, self.patience)
+            self.peers[name] = Remote(target, {**limits, **environment}, self.patience)
             self.peers[name].ask("configure", self.threads)
         except ProviderUnavailable as error:
             self.miss(name, error)

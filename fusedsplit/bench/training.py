@@ -173,20 +173,25 @@ class _Trainee:
     """One contestant's model, and what has been seen of it so far."""
 
     def __init__(self, task: Task, contestant: Contestant, weights: list[np.ndarray] | None):
-        self.task = task
+        self.task, self.loop = task, contestant.loop
         rows = task.steps * task.batch
         self.x, self.y = task.dataset.x_train[:rows], task.dataset.y_train[:rows]
         model = task.build()
         if weights is not None:
             model.set_weights(weights)
         model.compile(keras.optimizers.Adam(1e-3), task.loss, metrics=list(task.metrics))
-        self.model = model if contestant.loop is None else fused.model(model, contestant.loop)
+        self.model = model if self.loop is None else fused.model(model, self.loop)
         self.weights = self.model.get_weights()
         self.epochs: list[float] = []
 
     def _fit(self, **settings: Any) -> tuple[float, list[float]]:
         start = time.perf_counter()
-        history = self.model.fit(self.x, self.y, batch_size=self.task.batch, verbose=0, **settings)
+        try:
+            history = self.model.fit(self.x, self.y, batch_size=self.task.batch, verbose=0, **settings)
+        except ValueError as error:
+            if self.loop != "native":
+                raise
+            raise ProviderUnavailable(str(error)) from error  # the reasons against a native loop
         return time.perf_counter() - start, history.history["loss"]
 
     def first(self) -> None:
@@ -215,12 +220,12 @@ def train(task: Task, timed_epochs: int, contestants: Sequence[Contestant] = CON
     for contestant in contestants:
         try:
             trainee = _Trainee(task, contestant, weights)
+            trainee.first()
         except ProviderUnavailable as error:
             missing[contestant.name] = str(error)
             continue
         weights = trainee.weights
         trainees[contestant.name] = trainee
-        trainee.first()
         yield None
     for _ in range(timed_epochs):
         for trainee in trainees.values():

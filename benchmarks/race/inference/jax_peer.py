@@ -60,7 +60,7 @@ class Vocabulary(plans.Vocabulary):
 
 
 class Jax(Peer):
-    """XLA's own CPU client uses as many threads as this process has CPUs."""
+    """A call that waits for its result."""
 
     def bind(self, inputs: Sequence[np.ndarray]) -> dict[str, Bound]:
         v = Vocabulary()
