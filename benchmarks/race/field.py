@@ -81,7 +81,7 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """One call of a contestant, as the harness sees it; `once` is for calls that are long, and warm already."""
+    """One call of a contestant, as the harness sees it; with `once`, a call that is long: a sample is one, after one to warm up."""
 
     peer: Remote
     name: str
@@ -89,6 +89,7 @@ class Form:
 
     def repetitions(self, min_sample: float) -> int:
         if self.once:
+            self.sample(1)
             return 1
         return self.peer.ask("repetitions", self.name, min_sample)
 

@@ -114,7 +114,8 @@ def _bars(
             ax.annotate(
                 text(outcome, name), (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=6.3
             )
-    ax.set_xticks(range(len(outcomes)), [f"{o.task}\nbatch {o.batch}" for o in outcomes])
+    ax.set_xticks(range(len(outcomes)), [f"{o.task}\n{o.batch}" for o in outcomes])
+    ax.set_xlabel("model and batch", fontsize=9)
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
 

@@ -125,7 +125,7 @@ def test_the_picture_has_no_empty_panels() -> None:
         assert all(panel.lines or panel.patches for panel in panels)
         # A column is named once, above; below its last panel stands what the places on the axis are.
         assert [p.get_title() for p in panels] == ["seed2", "med", "", "", "", "", ""]
-        assert [p.get_xlabel() for p in panels] == ["", "", "", "batch", "batch", "", ""]
+        assert [p.get_xlabel() for p in panels] == ["", "", "", "batch", "batch", *["model and batch"] * 2]
         assert [bool(p.get_ylabel()) for p in panels] == [True, False, True, False, True, True, True]
     finally:
         matplotlib.pyplot.close(figure)
