@@ -81,7 +81,10 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """One call of a contestant, as the harness sees it; with `once`, a call that is long: a sample is one, after one to warm up."""
+    """One call of a contestant, as the harness sees it.
+
+    With `once` it is a long one: a sample is one call, after one to warm up.
+    """
 
     peer: Remote
     name: str

@@ -44,6 +44,19 @@ def test_a_peer_computes_what_keras_does(subject: Subject, name: str, start) -> 
     assert [name] == [form for form in peer.ask("names") if not form.endswith("-arrays")]
 
 
+def test_the_predictor_computes_what_keras_does(subject: Subject, start) -> None:
+    try:
+        peer = start(*inference.PEERS["predictor"])
+    except ProviderUnavailable as reason:
+        pytest.skip(str(reason))
+    peer.ask("load", subject)
+    rows = subject.rows(5)
+    exact = keras_programs.exact(subject)(rows)
+    outputs = peer.ask("prepare", rows)
+    assert {*outputs} == {f"{n}{s}" for n in (inference.PREDICTOR, inference.FOLDED) for s in ("", "-arrays")}
+    assert all(contest.error_of(ys, exact) < 1e-5 for ys in outputs.values())
+
+
 def test_the_tensorflow_forms_agree() -> None:
     from race.inference.tensorflow_peer import TensorFlow
 
