@@ -9,12 +9,14 @@ import keras
 
 from fusedsplit.backends import dispatch
 from fusedsplit.backends._tf_private import in_save_context
+from fusedsplit.loops import choice, evaluate, fit, predict
 from fusedsplit.models import _keras_private as private
-from fusedsplit.models import eager, graph, regions
+from fusedsplit.models import eager, graph, regions, whole
 from fusedsplit.models.graph import Graph
 from fusedsplit.models.operations import register
 from fusedsplit.models.region import Region
 from fusedsplit.models.regions import Schedule
+from fusedsplit.models.whole import Whole
 
 # The fused model that is running, the innermost one, and its schedule.
 _running: contextvars.ContextVar[tuple[Any, Schedule] | None] = contextvars.ContextVar("fusedsplit_run", default=None)
@@ -28,16 +30,20 @@ class FusedModel(keras.Model):
 
     Attributes:
         backend: as in `SplitDense`, for every region.
+        loop: who runs `fit`, `evaluate` and `predict`: "auto", "native" or "keras".
     """
 
     # By these very names, or Keras takes it for no functional model, and its config for one without a graph.
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.backend = "auto"
+        self.loop = "auto"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "backend":
             dispatch.check_name(value)
+        elif name == "loop":
+            choice.check_name(value)
         super().__setattr__(name, value)
 
     @property
@@ -56,6 +62,66 @@ class FusedModel(keras.Model):
         It is made when it is first needed, and again after `compile`.
         """
         return private.made_once(self, training, lambda: regions.schedule(self.graph, training))
+
+    def whole(self, training: bool = False) -> Whole | None:
+        """The model as one region, at inference or while training; None where it is more than that."""
+        return private.made_once(self, ("whole", training), lambda: whole.read(self, training))
+
+    def why_not_whole(self, training: bool = False) -> list[str]:
+        """What stands against that."""
+        if self.whole(training) is not None:
+            return []
+        return whole.why_not(self, training)
+
+    # Keras' loops, natively where that can be.
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: Any = None,
+        epochs: Any = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: Any = 0.0,
+        validation_data: Any = None,
+        shuffle: Any = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: Any = 0,
+        steps_per_epoch: Any = None,
+        validation_steps: Any = None,
+        validation_batch_size: Any = None,
+        validation_freq: Any = 1,
+    ) -> Any:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        return fit.fit(self, super().fit, arguments)
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: Any = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: Any = None,
+        callbacks: Any = None,
+        return_dict: Any = False,
+        **kwargs: Any,
+    ) -> Any:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "kwargs")}
+        if kwargs:  # as Keras' own fit calls it
+            return super().evaluate(**arguments, **kwargs)
+        return evaluate.evaluate(self, super().evaluate, arguments)
+
+    def predict(
+        self, x: Any, batch_size: Any = None, verbose: Any = "auto", steps: Any = None, callbacks: Any = None
+    ) -> Any:
+        arguments = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
+        return predict.predict(self, super().predict, arguments)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        return predict.predict_on_batch(self, super().predict_on_batch, x)
 
     # Calling.
 
@@ -131,8 +197,9 @@ def fuse(model: Any, *, backend: str = "auto", loop: str = "auto") -> FusedModel
     Args:
         model: a functional or built Sequential Keras 3 model.
         backend: as in `SplitDense`, for every region.
-        loop: who runs `fit`, `evaluate` and `predict`: "keras", or "auto", which is the same: native loops are not
-            built in this version.
+        loop: who runs `fit`, `evaluate` and `predict`. "auto": the core, without TensorFlow, where the whole graph is
+            one region and all that `compile` and the call name is built natively; else Keras. "native": the core, or
+            an error with the reasons. "keras": always Keras.
 
     Returns:
         A `FusedModel`.
@@ -143,17 +210,13 @@ def fuse(model: Any, *, backend: str = "auto", loop: str = "auto") -> FusedModel
             done.
     """
     dispatch.check_name(backend)
-    if loop not in ("auto", "native", "keras"):
-        raise ValueError(f"`loop`: expected 'auto', 'native' or 'keras'. Received: {loop!r}")
-    if loop == "native":
-        raise ValueError(
-            "`loop`: expected 'auto' or 'keras': native loops are not built in this version. Received: 'native'"
-        )
+    choice.check_name(loop)
     private.check_readable(model)
     kind = _FusedSequential if isinstance(model, (keras.Sequential, _FusedSequential)) else FusedModel
     with private.strategy_scope(model):
         fused = kind(*private.same_graph(model), name=model.name)
         fused.backend = backend
+        fused.loop = loop
         private.carry_over(model, fused)
     return fused
 

@@ -20,7 +20,7 @@ from fusedsplit.models import _keras_private as private
 from fusedsplit.models import calls
 from fusedsplit.models.graph import Call, Tensor
 from fusedsplit.models.row_plan import Finished
-from fusedsplit.models.rows import NotRowWise, RowProgram, View
+from fusedsplit.models.rows import NotRowWise, RowProgram, Source, View
 from fusedsplit.plan import Plan
 
 
@@ -167,6 +167,24 @@ class RegionComputation:
     def _compute(self, given: Sequence[Sequence[Any]]) -> list[Any]:
         computes = [source.compute for source in self._sources if source.compute is not None]
         return [compute(*operands) for compute, operands in zip(computes, given)]
+
+    def sources(self) -> list[Source]:
+        """Where each param of the plan comes from."""
+        return list(self._sources)
+
+    def masks(self) -> list[tuple[Any, tuple[int, ...]]]:
+        """(layer, shape of a row) of each mask: the plan's inputs behind the region's."""
+        return list(self._masks)
+
+    def outputs(self) -> list[int]:
+        """For each output of the region, its place among the plan's."""
+        return list(self._plain.outputs)
+
+    def places(self) -> tuple[list[int], dict[int, int]]:
+        """In the plan with logits: the place of each output of the region, and, for some of them, that of its logits."""
+        given = self._with_logits.outputs
+        count = len(self._region.outputs)
+        return given[:count], dict(zip(self.logit_outputs, given[count:]))
 
     def operands(self, inputs: Sequence[Any]) -> Operands:
         rows = [_as_rows(x, self._region.lead, tensor) for x, tensor in zip(inputs, self._region.inputs)]

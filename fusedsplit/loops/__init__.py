@@ -1,0 +1,1 @@
+"""Keras' loops, fit, evaluate and predict, without a framework in the way."""

@@ -1,0 +1,118 @@
+"""What a model was compiled with, and its data, as the core takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from fusedsplit.loops import _keras_private as private
+from fusedsplit.loops import data, losses, metrics
+from fusedsplit.loops.data import Batch, Inputs
+from fusedsplit.loops.losses import SPARSE, Loss
+from fusedsplit.loops.metrics import Metric
+from fusedsplit.loops.reasons import NotNative
+from fusedsplit.native.recipe import Recipe
+from fusedsplit.plan import Plan, Row
+
+
+class Compiled:
+    """A compiled model that is one region: its losses, its metrics, and how its data is read.
+
+    Args:
+        model: compiled.
+        whole: the model as one region, at inference or while training.
+        x, y, sample_weight: a first batch, or all of the data; Keras builds its losses and metrics from these.
+
+    Raises:
+        NotNative: if the core does not compute a loss.
+    """
+
+    def __init__(self, model: Any, whole: Any, x: Any, y: Any, sample_weight: Any):
+        self.inputs = Inputs(whole)
+        self.whole = whole
+        self.dtype = whole.region.dtype
+        self._names = private.output_names(model)
+        outputs = [whole.region.outputs[i] for i in whole.order]
+        if whole.region.lead != 1 or any(len(tensor.shape) != 2 for tensor in outputs):
+            raise NotNative("its outputs have more axes than rows and columns")
+        if isinstance(whole.structure, dict):
+            raise NotNative("its outputs are a dict")
+        self._widths = [int(tensor.shape[1]) for tensor in outputs]  # type: ignore[arg-type]
+        self._by_name = private.takes_targets_by_name(model)
+        self._build(model, x, y, sample_weight)
+        self.losses = losses.compiled(model, self.dtype, self._widths)
+        self._kinds = [(known.loss.output, known.loss.name) for known in self.losses]
+        self.metrics = metrics.compiled(model, self.dtype, dict(self._kinds))
+
+    @staticmethod
+    def _build(model: Any, x: Any, y: Any, sample_weight: Any) -> None:
+        if y is None:
+            raise NotNative("there are no targets")
+        arrays = [keras.tree.map_structure(data.array, part) for part in (x, y)]
+        weights = None if sample_weight is None else keras.tree.map_structure(data.array, sample_weight)
+        try:
+            private.symbolic_build(model, *arrays, weights)
+        except Exception as error:  # Keras' own loop will say the same
+            raise NotNative(f"Keras cannot build its losses and metrics: {error}") from error
+
+    def batch(self, x: Any, y: Any, sample_weight: Any) -> Batch:
+        """Rows as the core reads them.
+
+        Raises:
+            NotNative: if Keras has to sort them out, or to say what is wrong with them.
+        """
+        flat = self.inputs.flat(x)
+        if y is None:
+            raise NotNative("there are no targets")
+        given = data.spread(y, self._names, self._by_name, "y")
+        targets = [None if t is None else data.array(t) for t in given]
+        weights = self._weights(sample_weight)
+        inputs = self.inputs.rows(flat)
+        rows = len(inputs[0])
+        if any(a is not None and len(a) != rows for a in (*flat, *targets, *weights)):
+            raise NotNative("the arrays have different numbers of rows")
+        if rows == 0:
+            raise NotNative("there are no rows")
+        return Batch(
+            rows,
+            inputs,
+            [self._target(targets[output], output, name) for output, name in self._kinds],
+            [weights[output] for output, _ in self._kinds],
+            targets,
+            weights,
+        )
+
+    def _target(self, y: np.ndarray | None, output: int, loss: str) -> np.ndarray:
+        if y is None:
+            raise NotNative("there is no target for an output that has a loss")
+        make = data.classes if loss == SPARSE else data.target
+        return make(y, self._widths[output], self.dtype)
+
+    def _weights(self, sample_weight: Any) -> list[np.ndarray | None]:
+        if sample_weight is None or not isinstance(sample_weight, (Mapping, list, tuple)):
+            one = None if sample_weight is None else data.weight(sample_weight, self.dtype)
+            return [one] * len(self._names)
+        given = data.spread(sample_weight, self._names, self._by_name, "sample_weight")
+        return [None if w is None else data.weight(w, self.dtype) for w in given]
+
+    def on_plan(self, **training: Any) -> tuple[Plan, Recipe, list[int]]:
+        """The plan of the region, the recipe for it, and for each output of the model its place among the plan's."""
+        computation = self.whole.region.computation
+        plan = computation.plan(logits=True)
+        given, logits = computation.places()
+        outputs = [given[i] for i in self.whole.order]
+        ends = {
+            output: (logits[i], _last(plan, given[i])) for output, i in enumerate(self.whole.order) if i in logits
+        }
+        placed: list[Loss] = losses.placed(self.losses, outputs, ends)
+        summed: list[Metric] = [metrics.placed(metric, outputs) for _, metric in self.metrics.summed]
+        return plan, Recipe(losses=tuple(placed), metrics=tuple(summed), **training), outputs
+
+
+def _last(plan: Plan, place: int) -> str:
+    """What the values of an output of a plan that has logits are of those."""
+    value = plan.outputs[place]
+    return "softmax" if any(isinstance(s, Row) and s.dst.value == value for s in plan.steps) else "sigmoid"

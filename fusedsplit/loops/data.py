@@ -1,0 +1,185 @@
+"""What is given to fit, evaluate and predict as arrays that the core reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from fusedsplit.loops import _keras_private as private
+from fusedsplit.loops.reasons import NotNative
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows, as the core reads them.
+
+    Attributes:
+        rows: how many.
+        inputs: of the plan, (rows, width).
+        targets: for each loss.
+        weights: for each loss, or None.
+        y: for each output of the model, what Keras' metrics are given; None where there is nothing.
+        sample_weight: likewise.
+    """
+
+    rows: int
+    inputs: list[np.ndarray]
+    targets: list[np.ndarray]
+    weights: list[np.ndarray | None]
+    y: list[np.ndarray | None]
+    sample_weight: list[np.ndarray | None]
+
+
+def array(x: Any) -> np.ndarray:
+    """Anything dense as an array, floats in floatx, as Keras' adapters make it.
+
+    Raises:
+        NotNative: if it is not dense, or holds no numbers.
+    """
+    if not isinstance(x, np.ndarray):
+        if not hasattr(x, "__array__"):
+            raise NotNative(f"the data holds a {type(x).__name__}, which is no dense array")
+        x = np.asarray(x)
+    if x.dtype.kind not in "fiub" or x.ndim == 0:
+        raise NotNative(f"the data holds an array of {x.dtype}, of {x.ndim} axes")
+    return x.astype(keras.config.floatx(), copy=False) if x.dtype.kind == "f" else x
+
+
+class Inputs:
+    """The inputs of a model, taken apart as a functional model does.
+
+    Args:
+        whole: the model as one region.
+    """
+
+    def __init__(self, whole: Any):
+        self._names = whole.input_names
+        self._kind = whole.input_kind
+        self._specs = whole.specs
+        self._places = whole.places
+        self._dtype = whole.region.dtype
+        self.lead = whole.region.lead
+
+    def flat(self, x: Any) -> list[np.ndarray]:
+        """The arrays of what is given for the model, in the order of its inputs.
+
+        Raises:
+            NotNative: if Keras has to sort it out, or to say what is wrong with it.
+        """
+        if self._kind == "other":
+            raise NotNative("the model's inputs are a structure of structures")
+        if isinstance(x, Mapping):
+            x = self._by_name(x)
+        elif not isinstance(x, (list, tuple)):
+            x = [x]
+        elif self._kind == "dict":
+            raise NotNative("the model takes a dict")
+        if len(x) != len(self._specs):
+            raise NotNative(f"the model takes {len(self._specs)} inputs and is given {len(x)}")
+        return [self._ranked(array(given), shape) for given, (_, shape) in zip(x, self._specs)]
+
+    def _by_name(self, x: Mapping[str, Any]) -> list[Any]:
+        if set(x) != set(self._names):
+            raise NotNative("the inputs are given by other names than the model's")
+        if self._kind == "list" and list(self._names) != sorted(self._names):
+            raise NotNative("the inputs of a model that takes a list are given by name")
+        return [x[name] for name in self._names]
+
+    @staticmethod
+    def _ranked(x: np.ndarray, shape: Sequence[int | None]) -> np.ndarray:
+        if x.ndim == len(shape) - 1 and shape[-1] == 1:
+            x = x[..., np.newaxis]
+        if x.ndim != len(shape) or any(n != m for n, m in zip(x.shape[1:], shape[1:]) if m is not None):
+            raise NotNative(f"an input of shape {x.shape} is given for one of {tuple(shape)}")
+        return x
+
+    def rows(self, flat: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The inputs of the plan, of the same rows."""
+        found = []
+        leading = flat[self._places[0]].shape[: self.lead]
+        for place in self._places:
+            x, (dtype, _) = flat[place], self._specs[place]
+            if x.shape[: self.lead] != leading:
+                raise NotNative("the inputs have different rows")
+            x = x.astype(dtype, copy=False).reshape(math.prod(leading), -1)
+            found.append(np.ascontiguousarray(x, self._dtype))
+        return found
+
+
+def spread(value: Any, names: Sequence[str], by_name: bool, what: str) -> list[Any]:
+    """What is given for each output of a model, a list or a dict, in the order of the outputs.
+
+    Raises:
+        NotNative: if Keras has to sort it out.
+    """
+    if len(names) == 1:
+        if isinstance(value, Mapping):
+            value = list(value.values()) if set(value) == set(names) and by_name else [value, value]
+        if isinstance(value, (list, tuple)):
+            if len(value) != 1:
+                raise NotNative(f"{what} is a structure, the model has one output")
+            return list(value)
+        return [value]
+    if isinstance(value, Mapping):
+        if set(value) != set(names) or not by_name:
+            raise NotNative(f"{what} is a dict by other names than the outputs'")
+        return [value[name] for name in names]
+    if not isinstance(value, (list, tuple)) or len(value) != len(names):
+        raise NotNative(f"{what} is not one for each output")
+    return list(value)
+
+
+def target(y: np.ndarray, width: int, dtype: str) -> np.ndarray:
+    """What an output is to be, (rows, width) in the plan's dtype.
+
+    Raises:
+        NotNative: if it has another shape than the output.
+    """
+    if y.ndim == 1 and width == 1:
+        y = y[:, np.newaxis]
+    if y.shape[1:] != (width,):
+        raise NotNative(f"a target of shape {y.shape} is given for an output of {width} columns")
+    return np.ascontiguousarray(y, dtype)
+
+
+def classes(y: np.ndarray, width: int, dtype: str) -> np.ndarray:
+    """The class that an output is to say, as integers."""
+    if y.shape[1:] not in ((), (1,)):
+        raise NotNative(f"a target of shape {y.shape} is given for a loss that takes classes")
+    if y.dtype.kind == "f":
+        y = y.astype(dtype).astype(np.int64)
+    if y.dtype not in (np.int32, np.int64):
+        y = y.astype(np.int64)
+    return np.ascontiguousarray(y.reshape(-1))
+
+
+def weight(sample_weight: Any, dtype: str) -> np.ndarray:
+    """A weight for each row.
+
+    Raises:
+        NotNative: if it is one for each of several columns.
+    """
+    given = array(sample_weight)
+    if given.shape[1:] not in ((), (1,)):
+        raise NotNative(f"sample weights of shape {given.shape}")
+    return np.ascontiguousarray(given.reshape(-1), dtype)
+
+
+def class_weights(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:
+    """The weight of each row by its class; a class that is not named weighs 1.
+
+    As Keras does it, which takes a microsecond a row.
+    """
+    given = array(y)
+    if given.ndim > 1:
+        given = np.argmax(given, -1) if given.shape[-1] != 1 else np.squeeze(given, -1)
+    if given.ndim != 1:
+        raise NotNative("class weights of targets of more than two axes")
+    present, place = np.unique(np.round(given).astype(np.int32), return_inverse=True)
+    of_present = np.array([class_weight.get(int(c), 1.0) for c in present], keras.config.floatx())
+    return of_present[place.reshape(-1)]

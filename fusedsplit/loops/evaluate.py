@@ -1,0 +1,124 @@
+"""`evaluate` and `test_on_batch`, natively."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fusedsplit.loops import _keras_private as private
+from fusedsplit.loops import choice, given
+from fusedsplit.loops.callbacks import Watch
+from fusedsplit.loops.compiled import Compiled
+from fusedsplit.loops.sources import ArraySource, StreamSource
+from fusedsplit.loops.totals import Totals
+from fusedsplit.loops.training import SECONDS, Core
+
+_NO_RATES = np.zeros(0)
+
+
+class Evaluation:
+    """A compiled model's losses and metrics on data.
+
+    Args:
+        model: compiled.
+        arguments: `x`, `y`, `sample_weight`, `batch_size` and `steps` of `evaluate`; a generator of which a batch had to
+            be looked at is replaced there.
+
+    Raises:
+        NotNative: with the reason why the core does not do it.
+    """
+
+    def __init__(self, model: Any, arguments: dict[str, Any]):
+        whole = choice.whole(model, training=False)
+        _, steps = private.capped(1, arguments["steps"])
+        x, y, weights = arguments["x"], arguments["y"], arguments["sample_weight"]
+        even = False
+        if private.are_arrays((x, y, weights)):
+            first = x, y, weights
+        else:
+            taken, arguments["x"], even = given.peek(x)
+            first = private.unpack(taken)
+        self._model = model
+        self._compiled, self._core = private.made_once(model, "evaluate", lambda: _made(model, whole, *first))
+        read = self._compiled.batch
+        if first[0] is not x:
+            read(*first)
+        self.source: ArraySource | StreamSource = given.source(
+            read,
+            arguments["x"],
+            y,
+            weights,
+            size=arguments["batch_size"],
+            steps=steps,
+            execution=model.steps_per_execution,
+            even=even,
+        )
+        self.totals = Totals(model, self._compiled, self.source.even)
+
+    def run(self, callbacks: Any) -> dict[str, Any]:
+        """The logs, with the weights as they are; `callbacks` is a list of Keras', or None."""
+        model, totals = self._model, self.totals
+        watch = Watch(callbacks)
+        model.stop_evaluating = False
+        self.source.restart()
+        if callbacks is not None:
+            callbacks.on_test_begin()
+        self._core.trainer.set_params([np.asarray(p) for p in self._compiled.whole.region.computation.params()])
+        extra = _additional(model)
+        totals.reset()
+        for first, pieces in self.source.epoch(whole=not watch.test):
+            if watch.test:
+                callbacks.on_test_batch_begin(first)
+            step = first
+            for piece in pieces:
+                while piece.rows:
+                    done = self._core.run(piece, _NO_RATES, totals, SECONDS, extra)
+                    piece, step = piece.after(done), step + done
+                    if watch.bar and not watch.test:
+                        callbacks.on_test_batch_end(step - 1, totals.logs())
+            if watch.test:
+                if watch.test == "state":
+                    totals.write()
+                callbacks.on_test_batch_end(first + model.steps_per_execution - 1, totals.logs())
+            if model.stop_evaluating:
+                break
+        totals.write()
+        logs = totals.logs()
+        if callbacks is not None:
+            callbacks.on_test_end(logs)
+        return logs
+
+
+def _made(model: Any, whole: Any, x: Any, y: Any, sample_weight: Any) -> tuple[Compiled, Core]:
+    compiled = Compiled(model, whole, x, y, sample_weight)
+    return compiled, Core(*compiled.on_plan(), whole.region.dtype)
+
+
+def _additional(model: Any) -> float:
+    """What regularizers add to the loss of every batch."""
+    if all(v.regularizer is None for v in model.trainable_variables):
+        return 0.0
+    return sum(float(loss) for loss in model.losses)
+
+
+def evaluate(model: Any, by_keras: Any, arguments: dict[str, Any]) -> Any:
+    """`evaluate` of a fused model; `by_keras` takes the same arguments."""
+
+    def prepare() -> Any:
+        private.assert_compiled(model, "evaluate")
+        evaluation = Evaluation(model, arguments)
+
+        def run() -> Any:
+            verbose, callbacks = arguments["verbose"], arguments["callbacks"]
+            listed = None
+            if callbacks or verbose != 0:
+                listed = private.callback_list(
+                    model, callbacks, add_progbar=verbose != 0, verbose=verbose, epochs=1, steps=evaluation.source.steps
+                )
+            logs = evaluation.run(listed)
+            return logs if arguments["return_dict"] else private.in_order(model, logs)
+
+        return run
+
+    return choice.run(model, "evaluates", prepare, lambda: by_keras(**arguments))

@@ -1,0 +1,68 @@
+"""What a user gives as data, looked at before anything is done with it."""
+
+from __future__ import annotations
+
+import itertools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fusedsplit.loops import _keras_private as private
+from fusedsplit.loops import data
+from fusedsplit.loops.data import Batch
+from fusedsplit.loops.reasons import NotNative
+from fusedsplit.loops.sources import ArraySource, StreamSource
+
+# Reads x, y and sample weights as rows.
+Read = Callable[[Any, Any, Any], Batch]
+
+
+def restored(first: Any, others: Any) -> Iterator[Any]:
+    """A generator that gives what was taken from another one again."""
+    yield from itertools.chain([first], others)
+
+
+def peek(x: Any) -> tuple[Any, Any, bool]:
+    """A first batch of anything that is no arrays; the same again, with nothing taken; whether all batches are known to
+    have equally many rows.
+
+    Raises:
+        NotNative: if looking would take something away.
+    """
+    if isinstance(x, types.GeneratorType):
+        for first in x:
+            return first, restored(first, x), False
+        raise NotNative("the generator gives nothing")
+    if isinstance(x, tf.data.Dataset):
+        specs = keras.tree.flatten(x.element_spec)
+        if not all(isinstance(s, tf.TensorSpec) and s.shape.rank and None not in s.shape[1:] for s in specs):
+            raise NotNative("the dataset does not say which shape its batches have")
+        zeros = keras.tree.map_structure(lambda s: np.zeros((1, *s.shape[1:]), s.dtype.as_numpy_dtype), x.element_spec)
+        return zeros, x, all(s.shape[0] is not None for s in specs)
+    if isinstance(x, keras.utils.PyDataset):
+        return x[0], x, False
+    raise NotNative(f"the data is a {type(x).__name__}")
+
+
+def source(
+    read: Read, x: Any, y: Any, sample_weight: Any, *, size: int | None, steps: int | None, execution: int,
+    shuffle: Any = False, class_weight: Any = None, even: bool = False,
+) -> ArraySource | StreamSource:
+    """Where the rows of each epoch come from.
+
+    Raises:
+        NotNative: if Keras has to sort the data out, or to say what is wrong with it.
+    """
+    if private.are_arrays((x, y, sample_weight)):
+        if class_weight is not None:
+            if sample_weight is not None or keras.tree.is_nested(y):
+                raise NotNative("class weights beside sample weights, or of several outputs")
+            sample_weight = data.class_weights(y, class_weight)
+        return ArraySource(read(x, y, sample_weight), size, steps, shuffle, execution)
+    arguments = {"y": y, "sample_weight": sample_weight, "batch_size": size, "shuffle": shuffle}
+    batches = private.Batches(x, execution, steps_per_epoch=steps, class_weight=class_weight, **arguments)
+    return StreamSource(batches, read, even)
