@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what the lazy names are, for type checkers: `as` says that 
     from fusedsplit.layers.reference import model as _model
     from fusedsplit.layers.spec import SplitSpec as SplitSpec
     from fusedsplit.layers.split_dense import SplitDense as SplitDense
+    from fusedsplit.loops.by_hand import Trainer as Trainer
     from fusedsplit.models.fused_model import FusedModel as FusedModel
     from fusedsplit.models.fused_model import fuse as fuse
     from fusedsplit.models.fused_model import unfuse as unfuse
@@ -48,6 +49,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "fuse": ("models.fused_model", "fuse"),
     "unfuse": ("models.fused_model", "unfuse"),
     "Predictor": ("native.predictor", "Predictor"),
+    "Trainer": ("loops.by_hand", "Trainer"),
     "use_backend": ("backends.dispatch", "use_backend"),
     "FusedSplitWarning": ("backends.dispatch", "FusedSplitWarning"),
     "check": ("tools.check", "check"),

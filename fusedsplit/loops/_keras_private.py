@@ -163,6 +163,11 @@ def loss_function(loss: Any) -> tuple[Any, dict[str, Any]] | None:
     return loss.fn, dict(loss._fn_kwargs)
 
 
+def wrapped(function: Any) -> Any:
+    """A function as the Loss that `compile` makes of it."""
+    return LossFunctionWrapper(function, name=getattr(function, "__name__", "loss"))
+
+
 # Metrics.
 
 

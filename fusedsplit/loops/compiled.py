@@ -69,6 +69,8 @@ class Compiled:
             raise NotNative("there are no targets")
         given = data.spread(y, self._names, self._by_name, "y")
         targets = [None if t is None else data.array(t) for t in given]
+        if isinstance(y, Mapping) and sample_weight is not None and len(self._names) > 1:
+            raise NotNative("targets by name beside sample weights")
         weights = self._weights(sample_weight)
         inputs = self.inputs.rows(flat)
         rows = len(inputs[0])
@@ -84,6 +86,16 @@ class Compiled:
             targets,
             weights,
         )
+
+    def shapes(self) -> list[tuple[Any, int, Any, tuple[int, ...]]]:
+        """Of one input and one loss: the dtype and width of the arrays that the core reads as they lie, and the dtype
+        and shape of a row of the targets; nothing where there are more."""
+        (_, shape), *others = self.inputs.specs
+        if others or len(self._kinds) != 1 or self.inputs.lead != 1 or len(shape) != 2 or len(self._widths) != 1:
+            return []
+        dtype = np.dtype(self.dtype)
+        out = ((), np.dtype(np.int64)) if self._kinds[0][1] == SPARSE else ((self._widths[0],), dtype)
+        return [(dtype, shape[1], out[1], out[0])]
 
     def _target(self, y: np.ndarray | None, output: int, loss: str) -> np.ndarray:
         if y is None:

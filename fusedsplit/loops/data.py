@@ -60,7 +60,7 @@ class Inputs:
     def __init__(self, whole: Any):
         self._names = whole.input_names
         self._kind = whole.input_kind
-        self._specs = whole.specs
+        self.specs = whole.specs
         self._places = whole.places
         self._dtype = whole.region.dtype
         self.lead = whole.region.lead
@@ -79,9 +79,9 @@ class Inputs:
             x = [x]
         elif self._kind == "dict":
             raise NotNative("the model takes a dict")
-        if len(x) != len(self._specs):
-            raise NotNative(f"the model takes {len(self._specs)} inputs and is given {len(x)}")
-        return [self._ranked(array(given), shape) for given, (_, shape) in zip(x, self._specs)]
+        if len(x) != len(self.specs):
+            raise NotNative(f"the model takes {len(self.specs)} inputs and is given {len(x)}")
+        return [self._ranked(array(given), shape) for given, (_, shape) in zip(x, self.specs)]
 
     def _by_name(self, x: Mapping[str, Any]) -> list[Any]:
         if set(x) != set(self._names):
@@ -103,7 +103,7 @@ class Inputs:
         found = []
         leading = flat[self._places[0]].shape[: self.lead]
         for place in self._places:
-            x, (dtype, _) = flat[place], self._specs[place]
+            x, (dtype, _) = flat[place], self.specs[place]
             if x.shape[: self.lead] != leading:
                 raise NotNative("the inputs have different rows")
             x = x.astype(dtype, copy=False).reshape(math.prod(leading), -1)

@@ -48,7 +48,13 @@ class Forward:
         """The weights, as they are."""
         if not self._simple:
             return [np.asarray(p) for p in self._whole.region.computation.params()]
-        return [v if isinstance(v, np.ndarray) else read(v) for v in (source.read() for source in self._sources)]
+        return [_held(source) for source in self._sources]
+
+    def params_from(self, values: dict[Any, np.ndarray]) -> list[np.ndarray]:
+        """The weights, where `values` are those of their keys now; the variables hold what else there is."""
+        if not self._simple:
+            raise NotNative("weights are computed from others")
+        return [values[s.key] if s.key in values else _held(s) for s in self._sources]
 
     def __call__(self, flat: list[np.ndarray], params: list[np.ndarray]) -> list[np.ndarray]:
         """The outputs of the model on arrays that are those of its inputs, in the order of the region's outputs."""
@@ -62,6 +68,11 @@ class Forward:
 
     def packed(self, outputs: list[np.ndarray]) -> Any:
         return self._whole.packed(outputs)
+
+
+def _held(source: Any) -> np.ndarray:
+    held = source.read()
+    return held if isinstance(held, np.ndarray) else read(held)
 
 
 def _forward(model: Any) -> Forward:

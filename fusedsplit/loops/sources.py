@@ -140,13 +140,13 @@ class StreamSource:
     Args:
         batches: of Keras' adapters.
         read: x, y and sample weights -> a batch as the core reads it.
+        even: whether all batches are known to have equally many rows.
     """
 
-    even = False
-
-    def __init__(self, batches: private.Batches, read: Callable[[Any, Any, Any], Batch]):
+    def __init__(self, batches: private.Batches, read: Callable[[Any, Any, Any], Batch], even: bool):
         self._batches = batches
         self._read = read
+        self.even = even
 
     @property
     def steps(self) -> int | None:

@@ -117,6 +117,11 @@ class Training:
         self._drawn = 0
 
     @property
+    def keys(self) -> list[Any]:
+        """What tells the params of the plan apart, in its order."""
+        return [source.key for source in self._sources]
+
+    @property
     def trainer(self) -> Trainer:
         return self.core.trainer
 

@@ -10,6 +10,7 @@ import keras
 
 from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import CallContext
+from fusedsplit.loops import why
 from fusedsplit.models import calls
 from fusedsplit.models.fused_model import FusedModel, fuse
 from fusedsplit.models.graph import Call, Graph, Tensor
@@ -20,7 +21,6 @@ from fusedsplit.tools.call_names import paths
 from fusedsplit.tools.gain import Gain
 
 RAISES = "raises"
-KERAS_LOOP = "Keras' own loop, which calls the model in a graph (native loops are not part of this version)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ModelExplanation:
         backend: that the model names.
         inference: how its graph runs at inference.
         training: how it runs while training.
-        loops: who runs `fit`, `evaluate` and `predict`.
+        loops: who runs `fit`, `evaluate` and `predict`, and every reason that is known without data.
         notes: what else there is to know.
     """
 
@@ -129,7 +129,7 @@ def explain(model: Any) -> ModelExplanation:
         backend=fused.backend,
         inference=_mode(fused, training=False),
         training=_mode(fused, training=True),
-        loops=dict.fromkeys(("fit", "evaluate", "predict"), KERAS_LOOP),
+        loops={method: why.who(fused, method) for method in why.METHODS},
         notes=_notes(fused.graph),
         _fused=fused,
     )

@@ -1,0 +1,69 @@
+"""Who would run a loop, as far as that can be told without data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from fusedsplit.loops import _keras_private as private
+from fusedsplit.loops import choice, losses, optimizers
+from fusedsplit.loops.reasons import NotNative
+from fusedsplit.native import library
+
+METHODS = ("fit", "evaluate", "predict")
+_NATIVE = "the core"
+
+
+def who(model: Any, method: str) -> str:
+    """Who runs a method of a fused model: the core, or Keras' loop, and every reason that is known for that."""
+    if model.loop == "keras":
+        return "Keras' loop: the model says loop='keras'"
+    why = against(model, method)
+    if not why:
+        return f"{_NATIVE}, where it takes the data and callbacks" if method != "predict" else _NATIVE
+    if model.loop == "native":
+        return f"raises: loop='native', and {'; '.join(why)}"
+    return f"Keras' loop: {'; '.join(why)}"
+
+
+def against(model: Any, method: str) -> list[str]:
+    """What is known to stand against the core's running a method, without data."""
+    why = choice.standing(model) + model.why_not_whole(training=method == "fit")
+    problem = library.core_problem()
+    if problem is not None:
+        why.append(problem)
+    if method == "predict" or not private.is_compiled(model):
+        return why
+    found = model.whole(training=method == "fit")
+    if found is not None:
+        why += _of_losses(model, found)
+    if method == "fit":
+        why += _reason(lambda: optimizers.described(model.optimizer))
+        for variable in model.trainable_variables:
+            why += _reason(lambda: losses.regularizer(variable))  # noqa: B023
+    return list(dict.fromkeys(why))
+
+
+def _of_losses(model: Any, whole: Any) -> list[str]:
+    """Of the losses as they were given to `compile`: built they are only with data."""
+    width = 2  # what depends on the output's width is seen later
+    why = []
+    for given in keras.tree.flatten(model.loss):
+        if given is None or str(given).lower() in ("crossentropy", "ce"):
+            continue
+        loss = keras.losses.get(given)
+        if not isinstance(loss, keras.losses.Loss):
+            loss = private.wrapped(loss)
+        why += _reason(lambda: losses.described(loss, whole.region.dtype, width))  # noqa: B023
+    if not keras.tree.flatten(model.loss):
+        why.append("the model has no loss besides regularizers")
+    return why
+
+
+def _reason(look: Any) -> list[str]:
+    try:
+        look()
+    except NotNative as reason:
+        return [str(reason)]
+    return []

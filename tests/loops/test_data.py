@@ -1,0 +1,180 @@
+"""Every kind of data that Keras' fit takes."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.loops.side_by_side import ROWS, assert_same, both, branches, check, classes, floats, run, two_outputs
+
+X = floats(ROWS, 6).astype("float64")
+Y = floats(ROWS, 1, seed=2).astype("float64")
+W = abs(floats(ROWS, seed=5)).astype("float64")
+
+
+def sgd(**more):
+    return lambda: {"optimizer": keras.optimizers.SGD(0.05, momentum=0.5), "loss": "mse", "metrics": ["mae"], **more}
+
+
+def by_arrays(**options):
+    return check(branches, sgd(), X, Y, sample_weight=W, epochs=2, **options)
+
+
+def native(*data, compiled=None, make=branches, **options):
+    given = {"epochs": 2, "batch_size": 16, "shuffle": False, "verbose": 0, **options}
+    return run(make, compiled or sgd(), lambda model: model.fit(*data, **given), "native")
+
+
+class Sequence(keras.utils.PyDataset):
+    def __len__(self):
+        return -(-ROWS // 16)
+
+    def __getitem__(self, i):
+        rows = slice(16 * i, 16 * i + 16)
+        return X[rows], Y[rows], W[rows]
+
+
+def batches(epochs=2):
+    for _ in range(epochs):
+        for i in range(len(Sequence())):
+            yield Sequence()[i]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return by_arrays()[1]
+
+
+@pytest.mark.parametrize(
+    "kind", ["tensors", "lists", "one column less", "memory map", "strided", "float32", "dict", "other layout"]
+)
+def test_arrays_of_any_kind(expected, kind, tmp_path):
+    x, y, w = X, Y, W
+    if kind == "tensors":
+        x, y, w = map(tf.constant, (x, y, w))
+    elif kind == "lists":
+        x, y, w = [x], [y], [w]
+    elif kind == "one column less":
+        y, w = y[:, 0], w[:, np.newaxis]
+    elif kind == "memory map":
+        x = np.memmap(tmp_path / "x", "float64", "w+", shape=X.shape)
+        x[:] = X
+    elif kind == "strided":
+        x = np.repeat(X, 2, axis=0)[::2]
+    elif kind == "float32":
+        x = X.astype("float32")
+    elif kind == "dict":
+        x = {"x": X}
+    else:
+        x = np.asfortranarray(X)
+    found = native(x, y, sample_weight=w)
+    assert_same(expected, found, rtol=1e-5 if kind == "float32" else 1e-15)
+
+
+@pytest.mark.parametrize("kind", ["tf.data", "PyDataset", "generator"])
+def test_what_gives_batches_trains_as_arrays_do(expected, kind):
+    options = {}
+    if kind == "tf.data":
+        data = tf.data.Dataset.from_tensor_slices((X, Y, W)).batch(16)
+    elif kind == "PyDataset":
+        data = Sequence()
+    else:
+        data, options = batches(), {"steps_per_epoch": 3}
+    found = native(data, batch_size=None, **options)
+    assert_same(expected, found, rtol=1e-15)
+
+
+def test_a_generator_goes_to_keras_whole():
+    """Where Keras has to run it after all, nothing has been taken from it."""
+
+    def train(model):
+        return model.fit(batches(), epochs=2, steps_per_epoch=3, verbose=0)
+
+    compiled = lambda: {"optimizer": keras.optimizers.Adamax(0.01), "loss": "mse"}  # noqa: E731
+    assert_same(run(branches, compiled, train, "keras"), run(branches, compiled, train, "auto"))
+
+
+def test_validation_data_by_a_generator_and_a_dataset():
+    data = tf.data.Dataset.from_tensor_slices((X[:20], Y[:20])).batch(8)
+    check(branches, sgd(), X, Y, validation_data=data)
+    check(branches, sgd(), X, Y, validation_data=data.repeat(), validation_steps=2, validation_freq=2)
+    check(branches, sgd(), X, Y, validation_data=(X[:20], Y[:20], W[:20]), validation_batch_size=7, validation_freq=[1, 3])
+
+
+@pytest.mark.parametrize("execution", [1, 2, 4])
+@pytest.mark.parametrize("steps", [None, 2, 3])
+def test_steps(steps, execution):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(branches, sgd(steps_per_execution=execution), X, Y, steps_per_epoch=steps, epochs=3, initial_epoch=1)
+
+
+def test_steps_without_a_batch_size():
+    check(branches, sgd(), X, Y, batch_size=None, steps_per_epoch=4)
+
+
+@pytest.mark.parametrize("kind", ["list", "tuple", "dict"])
+def test_two_inputs_and_outputs(kind):
+    x, y, w = [X, floats(ROWS, 3, seed=4)], [Y, classes(3)], [W, W**2]
+    if kind == "tuple":
+        x, y, w = tuple(x), tuple(y), tuple(w)
+    elif kind == "dict":
+        x, y, w = dict(zip(("x", "z"), x)), dict(zip(("number", "kind"), y)), None  # which Keras cannot take then
+    losses = ["mse", "sparse_categorical_crossentropy"]
+    if kind == "dict":
+        losses = dict(zip(("number", "kind"), losses))
+    try:
+        check(two_outputs, sgd(loss=losses, metrics=None), x, y, sample_weight=w)
+    except ValueError as reason:  # Keras 3.5 goes by the names' own order
+        assert kind == "dict" and "dict" in str(reason) and keras.__version__ < "3.10"
+
+
+def test_shuffling_goes_by_the_seed():
+    found = [native(X, Y, shuffle=True) for _ in range(2)]
+    assert_same(*found, rtol=0)
+    ordered = native(X, Y, shuffle=False)
+    assert not np.allclose(found[0].weights[0], ordered.weights[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shuffle", [True, "batch"])
+def test_shuffling_takes_every_row_once(shuffle):
+    seen = []
+
+    def make():
+        model = branches()
+        return model
+
+    def remember(y_true, y_pred):
+        tf.py_function(lambda rows: seen.append(np.array(rows).ravel()), [y_true], [])
+        return y_true - y_pred
+
+    native(X, Y, make=make, compiled=sgd(metrics=[remember]), shuffle=shuffle, epochs=1)
+    taken = np.concatenate(seen)
+    assert len(seen) == 3 and sorted(taken) == sorted(Y.ravel()) and list(taken) != list(Y.ravel())
+    if shuffle == "batch":
+        assert sorted(seen[0]) == sorted(Y.ravel()[:16])
+
+
+def test_two_passes_of_one_fit_have_other_orders():
+    found = [native(X, Y, shuffle=True, epochs=n).history["loss"] for n in (1, 2)]
+    assert found[0] == found[1][:1]
+
+
+def test_class_weights_of_a_dataset():
+    y = classes(3)
+    data = tf.data.Dataset.from_tensor_slices((X, y)).batch(16)
+    compiled = sgd(loss="sparse_categorical_crossentropy", metrics=None)
+    check(lambda: branches(3, "softmax"), compiled, data, class_weight={0: 3.0, 1: 1.0, 2: 0.5}, batch_size=None)
+
+
+def test_pandas():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=list("abcdef"))
+    assert_same(native(X, Y[:, 0]), native(frame, pandas.Series(Y[:, 0])), rtol=0)
+
+
+def test_both_runs_are_of_the_same_model():
+    by_keras, ours = both(branches, sgd(), lambda model: model.count_params())
+    assert by_keras.result == ours.result and by_keras.model is not ours.model
