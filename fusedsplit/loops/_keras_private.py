@@ -83,10 +83,17 @@ def in_order(model: Any, logs: dict[str, Any]) -> Any:
     return model._flatten_metrics_in_order(logs)
 
 
-def symbolic_build(model: Any, x: Any, y: Any, sample_weight: Any) -> None:
-    """Builds the losses, metrics and optimizer of a compiled model, from arrays."""
+def symbolic_build(model: Any, x: Any, y: Any, sample_weight: Any, optimizer: bool) -> None:
+    """Builds the losses and metrics of a compiled model, from arrays, and the optimizer, if it is wanted."""
     data = keras.tree.map_structure(_symbolic, (x, y, sample_weight))
-    model._symbolic_build(data_batch=data)
+    attributes = vars(model)
+    held = attributes["optimizer"]
+    try:
+        if not optimizer:
+            attributes["optimizer"] = None
+        model._symbolic_build(data_batch=data)
+    finally:
+        attributes["optimizer"] = held
 
 
 def _symbolic(array: Any) -> Any:

@@ -42,19 +42,19 @@ class Compiled:
             raise NotNative("its outputs are a dict")
         self._widths = [int(tensor.shape[1]) for tensor in outputs]  # type: ignore[arg-type]
         self._by_name = private.takes_targets_by_name(model)
-        self._build(model, x, y, sample_weight)
+        self._build(model, x, y, sample_weight, whole.region.training)
         self.losses = losses.compiled(model, self.dtype, self._widths)
         self._kinds = [(known.loss.output, known.loss.name) for known in self.losses]
         self.metrics = metrics.compiled(model, self.dtype, dict(self._kinds))
 
     @staticmethod
-    def _build(model: Any, x: Any, y: Any, sample_weight: Any) -> None:
+    def _build(model: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> None:
         if y is None:
             raise NotNative("there are no targets")
         arrays = [keras.tree.map_structure(data.array, part) for part in (x, y)]
         weights = None if sample_weight is None else keras.tree.map_structure(data.array, sample_weight)
         try:
-            private.symbolic_build(model, *arrays, weights)
+            private.symbolic_build(model, *arrays, weights, optimizer=training)
         except Exception as error:  # Keras' own loop will say the same
             raise NotNative(f"Keras cannot build its losses and metrics: {error}") from error
 

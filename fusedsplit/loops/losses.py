@@ -157,5 +157,6 @@ def regularizer(variable: Any) -> Regularizer | None:
     if found is None:
         return None
     if type(found) not in kinds:
-        raise NotNative(f"{variable.path!r} has a {type(found).__name__} for a regularizer")
+        name = getattr(found, "__name__", type(found).__name__)
+        raise NotNative(f"the regularizer {name} of {variable.path!r} is not built natively")
     return Regularizer(float(getattr(found, "l1", 0.0)), float(getattr(found, "l2", 0.0)))

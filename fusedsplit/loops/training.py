@@ -96,6 +96,9 @@ class Training:
         self._index = [
             private.index_of(self.optimizer, v) if train else None for v, train in zip(self.variables, trained)
         ]
+        for v, train in zip(self.variables, trained):
+            if train and v.constraint is not None:
+                raise NotNative(f"{v.path!r} has a constraint")
         if described.use_ema and len(private.trained_by(self.optimizer)) != sum(trained):
             raise NotNative("the optimizer averages variables of another model too")
         self._masks = [layer for layer, _ in region.computation.masks()]

@@ -42,6 +42,7 @@ def against(model: Any, method: str) -> list[str]:
         why += _reason(lambda: optimizers.described(model.optimizer))
         for variable in model.trainable_variables:
             why += _reason(lambda: losses.regularizer(variable))  # noqa: B023
+            why += [f"{variable.path!r} has a constraint"] if variable.constraint is not None else []
     return list(dict.fromkeys(why))
 
 

@@ -93,6 +93,7 @@ def run(
     loop: str,
 ) -> Run:
     """Makes a model of seed 0, compiles it, and trains it."""
+    keras.utils.clear_session()  # the names of metrics count on
     keras.utils.set_random_seed(0)
     model = fs.fuse(make(), loop=loop)
     model.compile(**compiled())
