@@ -33,6 +33,16 @@ ORDER = (
     {"layers.computation"},
     {"layers.fused_layer", "layers.functional"},
     {"layers.split_dense", "layers.merge_dense", "layers.dynamic_split_dense"},
+    {"loops.reasons"},
+    {"loops._keras_private"},
+    {"loops.choice", "loops.data", "loops.callbacks", "loops.variables"},
+    {"loops.losses", "loops.metrics", "loops.optimizers", "loops.sources"},
+    {"loops.compiled", "loops.given", "loops.why"},
+    {"loops.totals", "loops.predict"},
+    {"loops.training"},
+    {"loops.evaluate"},
+    {"loops.fit"},
+    {"loops.by_hand"},
     {"models.row_plan", "models._keras_private"},
     {"models.rows", "models.graph"},
     {"models.operations", "models.tracing.nodes"},
@@ -44,6 +54,7 @@ ORDER = (
     {"models.calls"},
     {"models.region"},
     {"models.regions"},
+    {"models.whole"},
     {"models.eager"},
     {"models.fused_model"},
     {"models.freeze"},
@@ -56,7 +67,7 @@ ORDER = (
     {"tools.suite"},
 )
 # Rooms whose own file holds nothing but a docstring.
-ROOMS = {"backends", "layers", "models", "models.tracing", "native", "tools"}
+ROOMS = {"backends", "layers", "loops", "models", "models.tracing", "native", "tools"}
 
 
 def _module(path: Path) -> str:

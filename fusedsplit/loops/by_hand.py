@@ -8,7 +8,6 @@ import numpy as np
 
 from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops import choice
-from fusedsplit.loops.data import weight
 from fusedsplit.loops.fit import trained
 from fusedsplit.loops.predict import Forward
 from fusedsplit.loops.reasons import NotNative
@@ -55,6 +54,7 @@ class Trainer:
         self._training: Any = None
         self._compiled: Any = None
         self._ahead = False
+        self._single: Any = None
         self._params: list[np.ndarray] | None = None
 
     def _refused(self, reason: NotNative) -> ValueError:
@@ -92,7 +92,7 @@ class Trainer:
     def _open(self, x: Any, y: Any, sample_weight: Any) -> None:
         self._compiled, self._training = trained(self._model, x, y, sample_weight)
         self._training.read()
-        (self._single,) = self._compiled.shapes() or (None,)
+        self._single = next(iter(self._compiled.shapes()), None)
 
     def _quick(self, x: Any, y: Any, sample_weight: Any) -> Any:
         """Arrays of a model of one input and one output that need no look; None where they do."""

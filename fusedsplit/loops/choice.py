@@ -49,9 +49,11 @@ def whole(model: Any, training: bool) -> Any:
     if why:
         raise NotNative("; ".join(why))
     found = model.whole(training)
-    changing = found.region.computation.unfusable_reasons()
-    if changing:
-        raise NotNative("; ".join(changing))
+    kept = found.region.computation.kept()
+    if kept is None or not kept.are_current():
+        changing = found.region.computation.unfusable_reasons()
+        if changing:
+            raise NotNative("; ".join(changing))
     return found
 
 

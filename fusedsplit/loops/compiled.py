@@ -11,10 +11,9 @@ import numpy as np
 from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops import data, losses, metrics
 from fusedsplit.loops.data import Batch, Inputs
-from fusedsplit.loops.losses import SPARSE, Loss
-from fusedsplit.loops.metrics import Metric
+from fusedsplit.loops.losses import SPARSE
 from fusedsplit.loops.reasons import NotNative
-from fusedsplit.native.recipe import Recipe
+from fusedsplit.native.recipe import Loss, Metric, Recipe
 from fusedsplit.plan import Plan, Row
 
 
@@ -40,7 +39,7 @@ class Compiled:
             raise NotNative("its outputs have more axes than rows and columns")
         if isinstance(whole.structure, dict):
             raise NotNative("its outputs are a dict")
-        self._widths = [int(tensor.shape[1]) for tensor in outputs]  # type: ignore[arg-type]
+        self._widths = [int(tensor.shape[1]) for tensor in outputs]
         self._by_name = private.takes_targets_by_name(model)
         self._build(model, x, y, sample_weight, whole.region.training)
         self.losses = losses.compiled(model, self.dtype, self._widths)
@@ -51,10 +50,10 @@ class Compiled:
     def _build(model: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> None:
         if y is None:
             raise NotNative("there are no targets")
-        arrays = [keras.tree.map_structure(data.array, part) for part in (x, y)]
+        inputs, targets = (keras.tree.map_structure(data.array, part) for part in (x, y))
         weights = None if sample_weight is None else keras.tree.map_structure(data.array, sample_weight)
         try:
-            private.symbolic_build(model, *arrays, weights, optimizer=training)
+            private.symbolic_build(model, inputs, targets, weights, optimizer=training)
         except Exception as error:  # Keras' own loop will say the same
             raise NotNative(f"Keras cannot build its losses and metrics: {error}") from error
 
@@ -116,9 +115,7 @@ class Compiled:
         plan = computation.plan(logits=True)
         given, logits = computation.places()
         outputs = [given[i] for i in self.whole.order]
-        ends = {
-            output: (logits[i], _last(plan, given[i])) for output, i in enumerate(self.whole.order) if i in logits
-        }
+        ends = {output: (logits[i], _last(plan, given[i])) for output, i in enumerate(self.whole.order) if i in logits}
         placed: list[Loss] = losses.placed(self.losses, outputs, ends)
         summed: list[Metric] = [metrics.placed(metric, outputs) for _, metric in self.metrics.summed]
         return plan, Recipe(losses=tuple(placed), metrics=tuple(summed), **training), outputs

@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops.reasons import NotNative
 
 
@@ -45,6 +44,7 @@ def array(x: Any) -> np.ndarray:
         if not hasattr(x, "__array__"):
             raise NotNative(f"the data holds a {type(x).__name__}, which is no dense array")
         x = np.asarray(x)
+    assert isinstance(x, np.ndarray)
     if x.dtype.kind not in "fiub" or x.ndim == 0:
         raise NotNative(f"the data holds an array of {x.dtype}, of {x.ndim} axes")
     return x.astype(keras.config.floatx(), copy=False) if x.dtype.kind == "f" else x

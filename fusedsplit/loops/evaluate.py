@@ -22,8 +22,8 @@ class Evaluation:
 
     Args:
         model: compiled.
-        arguments: `x`, `y`, `sample_weight`, `batch_size` and `steps` of `evaluate`; a generator of which a batch had to
-            be looked at is replaced there.
+        arguments: `x`, `y`, `sample_weight`, `batch_size` and `steps` of `evaluate`; a generator of which a batch was
+            looked at is replaced there.
 
     Raises:
         NotNative: with the reason why the core does not do it.
@@ -41,6 +41,8 @@ class Evaluation:
             first = private.unpack(taken)
         self._model = model
         self._compiled, self._core = private.made_once(model, "evaluate", lambda: _made(model, whole, *first))
+        self._sources = whole.region.computation.sources()
+        self._regularized = any(v.regularizer is not None for v in model.trainable_variables)
         read = self._compiled.batch
         if first[0] is not x:
             read(*first)
@@ -56,16 +58,30 @@ class Evaluation:
         )
         self.totals = Totals(model, self._compiled, self.source.even)
 
-    def run(self, callbacks: Any) -> dict[str, Any]:
-        """The logs, with the weights as they are; `callbacks` is a list of Keras', or None."""
+    def takes(self, values: dict[Any, np.ndarray]) -> bool:
+        """Whether it can run with these weights, by the keys of their sources, and nothing of the model."""
+        return not self._regularized and all(s.compute is None and s.key in values for s in self._sources)
+
+    def run(self, callbacks: Any, values: dict[Any, np.ndarray] | None = None) -> dict[str, Any]:
+        """The logs.
+
+        Args:
+            callbacks: a list of Keras', or None.
+            values: weights that it `takes`; nobody sees the metrics' variables then, and they are not set. None for the
+                model's as they are.
+        """
         model, totals = self._model, self.totals
         watch = Watch(callbacks)
-        model.stop_evaluating = False
+        vars(model)["stop_evaluating"] = False
         self.source.restart()
         if callbacks is not None:
             callbacks.on_test_begin()
-        self._core.trainer.set_params([np.asarray(p) for p in self._compiled.whole.region.computation.params()])
-        extra = _additional(model)
+        extra = 0.0
+        if values is not None:
+            self._core.trainer.set_params([values[source.key] for source in self._sources])
+        else:
+            self._core.trainer.set_params([np.asarray(p) for p in self._compiled.whole.region.computation.params()])
+            extra = _additional(model) if self._regularized else 0.0
         totals.reset()
         for first, pieces in self.source.epoch(whole=not watch.test):
             if watch.test:
@@ -83,7 +99,8 @@ class Evaluation:
                 callbacks.on_test_batch_end(first + model.steps_per_execution - 1, totals.logs())
             if model.stop_evaluating:
                 break
-        totals.write()
+        if values is None:
+            totals.write()
         logs = totals.logs()
         if callbacks is not None:
             callbacks.on_test_end(logs)
@@ -97,8 +114,6 @@ def _made(model: Any, whole: Any, x: Any, y: Any, sample_weight: Any) -> tuple[C
 
 def _additional(model: Any) -> float:
     """What regularizers add to the loss of every batch."""
-    if all(v.regularizer is None for v in model.trainable_variables):
-        return 0.0
     return sum(float(loss) for loss in model.losses)
 
 

@@ -120,8 +120,9 @@ class Fit:
             steps=self._source.steps,
         )
         self._callbacks, self._watch = callbacks, Watch(callbacks)
-        model.stop_training = False
+        vars(model)["stop_training"] = False
         self._written = True  # the variables hold what the trainer does
+        self._seen = self._totals  # what the metrics' variables are to hold
         callbacks.on_train_begin()
         self._training.read()
         logs = None
@@ -140,6 +141,7 @@ class Fit:
     def _epoch(self, epoch: int) -> dict[str, Any]:
         totals, callbacks = self._totals, self._callbacks
         totals.reset()
+        self._seen = totals
         callbacks.on_epoch_begin(epoch)
         if self._watch.state:
             self._training.read()
@@ -154,13 +156,23 @@ class Fit:
         validates = self._evaluation is not None and private.should_eval(
             self._model, epoch, self._arguments["validation_freq"]
         )
-        if self._watch.state or validates:
+        if self._watch.state:
             self._write()
         if validates:
-            assert self._evaluation is not None
-            logs.update({f"val_{name}": value for name, value in self._evaluation.run(callbacks).items()})
+            logs.update({f"val_{name}": value for name, value in self._validate().items()})
         callbacks.on_epoch_end(epoch, logs)
         return logs
+
+    def _validate(self) -> dict[str, Any]:
+        assert self._evaluation is not None
+        if not self._watch.state:
+            values = dict(zip(self._training.keys, self._training.trainer.params))
+            if self._evaluation.takes(values):
+                logs = self._evaluation.run(self._callbacks, values)
+                self._seen = self._evaluation.totals
+                return logs
+            self._write()
+        return self._evaluation.run(self._callbacks)
 
     def _execution(self, execution: Execution) -> None:
         """Steps that nobody watches but a progress bar."""
@@ -192,5 +204,5 @@ class Fit:
         """Gives Keras' variables what the trainer and the totals hold."""
         if not self._written:
             self._training.write()
-            self._totals.write()
+            self._seen.write()
             self._written = True

@@ -49,8 +49,17 @@ def peek(x: Any) -> tuple[Any, Any, bool]:
 
 
 def source(
-    read: Read, x: Any, y: Any, sample_weight: Any, *, size: int | None, steps: int | None, execution: int,
-    shuffle: Any = False, class_weight: Any = None, even: bool = False,
+    read: Read,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    size: int | None,
+    steps: int | None,
+    execution: int,
+    shuffle: Any = False,
+    class_weight: Any = None,
+    even: bool = False,
 ) -> ArraySource | StreamSource:
     """Where the rows of each epoch come from.
 

@@ -1,4 +1,4 @@
-"""Keras' metrics in native loops: those that are sums in the core, the others Keras' own, on rows collected for them."""
+"""Keras' metrics in native loops: sums in the core, or Keras' own objects on rows collected for them."""
 
 from __future__ import annotations
 
@@ -144,9 +144,8 @@ class Updates:
     def _function(self, given: Sequence[tuple[np.ndarray, ...]]) -> Any:
         specs = [tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in arrays) for arrays in given]
 
-        @tf.function(autograph=False, input_signature=[specs])
         def update(all_arrays: Any) -> None:
             for use, arrays in zip(self._uses, all_arrays):
                 use.metric.update_state(*arrays)
 
-        return update
+        return tf.function(update, autograph=False, input_signature=[specs])

@@ -23,7 +23,6 @@ _KINDS: dict[type, tuple[str, tuple[str, ...]]] = {
     keras.optimizers.Nadam: ("nadam", ("beta_1", "beta_2", "epsilon")),
     keras.optimizers.Lion: ("lion", ("beta_1", "beta_2")),
 }
-_CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
 def described(optimizer: Any) -> Optimizer:
@@ -46,7 +45,9 @@ def described(optimizer: Any) -> Optimizer:
         name,
         **{field: _plain(getattr(optimizer, field)) for field in fields},
         weight_decay=float(optimizer.weight_decay or 0.0),
-        **{clip: _positive(getattr(optimizer, clip)) for clip in _CLIPS},
+        clipnorm=_positive(optimizer.clipnorm),
+        global_clipnorm=_positive(optimizer.global_clipnorm),
+        clipvalue=_positive(optimizer.clipvalue),
         use_ema=bool(optimizer.use_ema),
         ema_momentum=float(optimizer.ema_momentum),
         ema_overwrite_frequency=optimizer.ema_overwrite_frequency or None,
@@ -102,9 +103,9 @@ class Rates:
             def one(step: Any) -> Any:
                 return tf.cast(self._rate(step), tf.float64)
 
-            @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int64)])
             def all_of_them(numbers: Any) -> Any:
                 return tf.map_fn(one, numbers, fn_output_signature=tf.float64)
 
-            self._function = all_of_them
+            signature = [tf.TensorSpec([None], tf.int64)]
+            self._function = tf.function(all_of_them, autograph=False, input_signature=signature)
         return np.array(self._function(tf.range(first, first + steps, dtype=tf.int64)))

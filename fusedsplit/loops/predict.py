@@ -12,7 +12,7 @@ from fusedsplit.loops import choice, given
 from fusedsplit.loops.callbacks import Watch
 from fusedsplit.loops.data import Inputs
 from fusedsplit.loops.reasons import NotNative
-from fusedsplit.loops.variables import read
+from fusedsplit.loops.variables import read, read_inner
 from fusedsplit.native import library
 
 # Rows of one call of the core: an interrupt or a progress bar waits no longer.
@@ -46,6 +46,9 @@ class Forward:
 
     def params(self) -> list[np.ndarray]:
         """The weights, as they are."""
+        kept = self._whole.region.computation.kept()
+        if kept is not None and kept.are_current():
+            return [read_inner(v) for v in kept.values()]
         if not self._simple:
             return [np.asarray(p) for p in self._whole.region.computation.params()]
         return [_held(source) for source in self._sources]
@@ -135,7 +138,7 @@ class Prediction:
 
     def run(self) -> Any:
         model, verbose = self._model, self._arguments["verbose"]
-        model.stop_predicting = False
+        vars(model)["stop_predicting"] = False  # not by Keras' own __setattr__, which takes longer than a small model
         if self._flat is not None and not self._arguments["callbacks"] and verbose == 0:
             return self._forward.packed(self._all(None))
         callbacks = private.callback_list(

@@ -65,7 +65,7 @@ class Totals:
         return {use.output for use in self._metrics.updated}
 
     def add(self, steps: Steps, extra: float = 0.0) -> None:
-        """The losses and summed metrics of some steps; `extra` is what each batch's loss is more than the core knows."""
+        """The losses and summed metrics of some steps; `extra` is what each batch's loss is beyond the core's."""
         rows = steps.rows
         seen = int(rows.sum())
         self._loss += float(steps.losses[:, 0] @ rows) + extra * seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import keras
@@ -63,8 +64,8 @@ class Core:
         if outputs is not None and done.done:
             rows = int(done.rows.sum())
             taken = slice(0, rows) if piece.order is None else piece.order[:rows]
-            given = [outputs[at][:rows] if i in wanted else None for i, at in enumerate(self._outputs)]
-            totals.show(batch, taken, given)
+            given = [outputs[at] if i in wanted else None for i, at in enumerate(self._outputs)]
+            totals.show(batch, taken, [None if a is None else a[:rows] for a in given])
         return done.done
 
     def _buffers(self, wanted: set[int], rows: int) -> list[np.ndarray | None]:
@@ -105,12 +106,8 @@ class Training:
         plan, recipe, outputs = compiled.on_plan(
             optimizer=described,
             trainable=tuple(trained),
-            decayed=tuple(
-                train and private.decays(self.optimizer, v) for v, train in zip(self.variables, trained)
-            ),
-            regularizers=tuple(
-                losses.regularizer(v) if train else None for v, train in zip(self.variables, trained)
-            ),
+            decayed=tuple(train and private.decays(self.optimizer, v) for v, train in zip(self.variables, trained)),
+            regularizers=tuple(losses.regularizer(v) if train else None for v, train in zip(self.variables, trained)),
             dropouts=_dropouts(self._masks, len(region.inputs)),
         )
         self._sources = region.computation.sources()
@@ -155,7 +152,9 @@ class Training:
                 for name, held in self._slot_variables().items()
             }
         )
-        trainer.set_scalars({name: float(read(private.scalar_variable(self.optimizer, name))) for name in trainer.scalars})
+        trainer.set_scalars(
+            {name: float(read(private.scalar_variable(self.optimizer, name))) for name in trainer.scalars}
+        )
         trainer.iterations = int(read(private.iterations(self.optimizer)))
         self._drawn = trainer.iterations
         self.rates.refresh()
@@ -168,15 +167,15 @@ class Training:
                 write(variable, value)
         slots = trainer.slots
         for name, held in self._slot_variables().items():
-            for index, value in zip(self._index, slots[name]):
+            for index, slot in zip(self._index, slots[name]):
                 if index is not None:
-                    write(held[index], value)
-        for name, value in trainer.scalars.items():
-            write(private.scalar_variable(self.optimizer, name), value)
+                    write(held[index], slot)
+        for name, scalar in trainer.scalars.items():
+            write(private.scalar_variable(self.optimizer, name), scalar)
         write(private.iterations(self.optimizer), trainer.iterations)
-        for layer in dict.fromkeys(self._masks):
+        for layer, uses in collections.Counter(self._masks).items():  # as far as Keras' draws would have got
             state = private.seed_state(layer)
-            write(state, read(state) + np.array([0, trainer.iterations - self._drawn], np.uint32))
+            write(state, read(state) + np.array([0, uses * (trainer.iterations - self._drawn)], np.uint32))
         self._drawn = trainer.iterations
 
     def _slot_variables(self) -> dict[str, list[Any]]:

@@ -29,7 +29,7 @@ def who(model: Any, method: str) -> str:
 
 def against(model: Any, method: str) -> list[str]:
     """What is known to stand against the core's running a method, without data."""
-    why = choice.standing(model) + model.why_not_whole(training=method == "fit")
+    why: list[str] = choice.standing(model) + model.why_not_whole(training=method == "fit")
     problem = library.core_problem()
     if problem is not None:
         why.append(problem)

@@ -44,6 +44,8 @@ class FusedModel(keras.Model):
             dispatch.check_name(value)
         elif name == "loop":
             choice.check_name(value)
+        elif name == "history" and vars(self).get(name) is value:  # as it is set after each epoch
+            return
         super().__setattr__(name, value)
 
     @property

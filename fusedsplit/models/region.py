@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import Operands, Run
-from fusedsplit.layers._keras_private import tensor_of
-from fusedsplit.layers.sublayers import dynamic_reasons
+from fusedsplit.layers._keras_private import KeptVariables, tensor_of
+from fusedsplit.layers.sublayers import all_sublayers, dynamic_reasons, is_fused
 from fusedsplit.models import _keras_private as private
 from fusedsplit.models import calls
 from fusedsplit.models.graph import Call, Tensor
@@ -168,6 +168,20 @@ class RegionComputation:
         computes = [source.compute for source in self._sources if source.compute is not None]
         return [compute(*operands) for compute, operands in zip(computes, given)]
 
+    def kept(self) -> KeptVariables | None:
+        """The variables of layers that the params are, in their order; None where a param is something else."""
+        return self._kept
+
+    @functools.cached_property
+    def _kept(self) -> KeptVariables | None:
+        layers = [layer for top in self._layers for layer in (top, *(all_sublayers(top) if is_fused(top) else ()))]
+        by_id = {id(layer): layer for layer in layers if isinstance(layer, keras.layers.Dense)}
+        try:
+            weights = [(by_id[source.key[0]], source.key[1]) for source in self._sources]  # type: ignore[index]
+            return KeptVariables(layers, weights)
+        except LookupError:
+            return None
+
     def sources(self) -> list[Source]:
         """Where each param of the plan comes from."""
         return list(self._sources)
@@ -181,7 +195,7 @@ class RegionComputation:
         return list(self._plain.outputs)
 
     def places(self) -> tuple[list[int], dict[int, int]]:
-        """In the plan with logits: the place of each output of the region, and, for some of them, that of its logits."""
+        """In the plan with logits: the place of each output of the region, and of the logits that some have."""
         given = self._with_logits.outputs
         count = len(self._region.outputs)
         return given[:count], dict(zip(self.logit_outputs, given[count:]))

@@ -170,7 +170,13 @@ def test_a_callback_with_batch_hooks_that_reads_and_writes(execution):
         return [kept[-1]]
 
     check(
-        branches, adam(steps_per_execution=execution), X, Y, callbacks=made, validation_data=HELD, validation_batch_size=8
+        branches,
+        adam(steps_per_execution=execution),
+        X,
+        Y,
+        callbacks=made,
+        validation_data=HELD,
+        validation_batch_size=8,
     )
     assert [s[:2] for s in kept[0].seen] == [s[:2] for s in kept[1].seen]
     for a, b in zip(kept[0].seen, kept[1].seen):
@@ -225,5 +231,7 @@ def test_what_is_printed(capsys, verbose):
         run(branches, adam(), lambda m: m.fit(X, Y, batch_size=16, epochs=2, shuffle=False, verbose=verbose), loop)  # noqa: B023
         text = capsys.readouterr().out.replace("\x08", "").replace("\r", "\n")
         lines = [line for line in text.splitlines() if line.strip()]
-        printed.append([line.rstrip().split(" - ")[-2:] if "loss" in line else line for line in (*lines[:1], lines[-1])])
+        printed.append(
+            [line.rstrip().split(" - ")[-2:] if "loss" in line else line for line in (*lines[:1], lines[-1])]
+        )
     assert printed[0] == printed[1]

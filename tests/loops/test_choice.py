@@ -203,7 +203,9 @@ def test_frozen_after_compile_is_trained_as_compiled():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert_same(*(run(branches, lambda: {"optimizer": "sgd", "loss": "mse"}, train, loop) for loop in ("keras", "native")))
+        assert_same(
+            *(run(branches, lambda: {"optimizer": "sgd", "loss": "mse"}, train, loop) for loop in ("keras", "native"))
+        )
 
 
 def test_an_optimizer_of_other_variables():

@@ -100,7 +100,9 @@ def test_validation_data_by_a_generator_and_a_dataset():
     data = tf.data.Dataset.from_tensor_slices((X[:20], Y[:20])).batch(8)
     check(branches, sgd(), X, Y, validation_data=data)
     check(branches, sgd(), X, Y, validation_data=data.repeat(), validation_steps=2, validation_freq=2)
-    check(branches, sgd(), X, Y, validation_data=(X[:20], Y[:20], W[:20]), validation_batch_size=7, validation_freq=[1, 3])
+    check(
+        branches, sgd(), X, Y, validation_data=(X[:20], Y[:20], W[:20]), validation_batch_size=7, validation_freq=[1, 3]
+    )
 
 
 @pytest.mark.parametrize("execution", [1, 2, 4])

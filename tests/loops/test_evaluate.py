@@ -53,7 +53,9 @@ def test_options():
 
 
 def test_two_outputs():
-    compiled = mse(loss=["mse", "sparse_categorical_crossentropy"], metrics=[["mae"], ["accuracy"]], weighted_metrics=None)
+    compiled = mse(
+        loss=["mse", "sparse_categorical_crossentropy"], metrics=[["mae"], ["accuracy"]], weighted_metrics=None
+    )
     same(two_outputs, compiled, [X, floats(ROWS, 3, seed=4)], [Y, classes(3)], sample_weight=[W, W**2])
 
 

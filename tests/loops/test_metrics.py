@@ -97,7 +97,9 @@ def test_an_output_without_a_loss(losses):
 
 def test_more_rows_than_are_collected_at_a_time():
     x, y = np.tile(X, (500, 1)), np.tile(Y, (500, 1))
-    compiled = adam("mse", metrics=lambda: [keras.metrics.R2Score(), "mae", keras.metrics.MeanSquaredLogarithmicError()])
+    compiled = adam(
+        "mse", metrics=lambda: [keras.metrics.R2Score(), "mae", keras.metrics.MeanSquaredLogarithmicError()]
+    )
     check(branches, compiled, x, y, batch_size=1000, epochs=2)
 
 

@@ -6,7 +6,18 @@ import pytest
 from keras.layers import Dense, Input
 
 import fusedsplit as fs
-from tests.loops.side_by_side import ROWS, branches, classes, close, deep, floats, run, two_outputs, with_dropout, with_normalization
+from tests.loops.side_by_side import (
+    ROWS,
+    branches,
+    classes,
+    close,
+    deep,
+    floats,
+    run,
+    two_outputs,
+    with_dropout,
+    with_normalization,
+)
 
 X = floats(ROWS, 6).astype("float64")
 Y = floats(ROWS, 1, seed=2).astype("float64")

@@ -131,8 +131,7 @@ def test_no_such_loop(loop):
 
 
 def test_loops():
-    refused(ValueError, ["native loops are not built in this version"], models.functional(), loop="native")
-    for loop in ("auto", "keras"):
+    for loop in ("auto", "native", "keras"):
         assert len(fs.fuse(models.functional(), loop=loop).regions) == 1
 
 
