@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras.layers import Dense, Input
 
 from tests.loops.side_by_side import ROWS, branches, check, classes, deep, floats, regularized, two_outputs
 
@@ -13,68 +14,58 @@ def adam(loss, **more):
     return lambda: {"optimizer": keras.optimizers.Adam(0.01), "loss": loss() if callable(loss) else loss, **more}
 
 
-ABOVE_ZERO = ("mean_squared_logarithmic_error", "poisson", "mean_absolute_percentage_error", "kl_divergence")
+L = keras.losses
+# Name of an output -> (its loss, its activation, what it is to be).
+HEADS = {
+    "mse": (lambda: "mse", None, lambda: floats(ROWS, 2, seed=2)),
+    "mae": (lambda: "mae", None, lambda: floats(ROWS, 2, seed=2)),
+    "mape": (lambda: "mape", "softplus", lambda: 0.1 + abs(floats(ROWS, 2, seed=2))),
+    "msle": (lambda: "msle", "softplus", lambda: abs(floats(ROWS, 2, seed=2))),
+    "huber": (lambda: L.Huber(delta=0.3, reduction="sum"), None, lambda: floats(ROWS, 2, seed=2)),
+    "log_cosh": (lambda: "log_cosh", None, lambda: floats(ROWS, 2, seed=2)),
+    "poisson": (lambda: "poisson", "softplus", lambda: abs(floats(ROWS, 2, seed=2))),
+    "divergence": (lambda: "kl_divergence", "softplus", lambda: abs(floats(ROWS, 2, seed=2))),
+    "hinge": (lambda: "hinge", None, lambda: np.sign(floats(ROWS, 2, seed=2))),
+    "squared_hinge": (lambda: "squared_hinge", None, lambda: np.eye(2)[classes(2)]),
+    "categorical_hinge": (lambda: "categorical_hinge", None, lambda: np.eye(2)[classes(2)]),
+    "binary": (lambda: "binary_crossentropy", "sigmoid", lambda: np.eye(2)[classes(2)]),
+    "smooth": (lambda: L.BinaryCrossentropy(label_smoothing=0.1), "sigmoid", lambda: np.eye(2)[classes(2)]),
+    "logits": (lambda: L.BinaryCrossentropy(from_logits=True), None, lambda: np.eye(2)[classes(2)]),
+    "probabilities": (lambda: "binary_crossentropy", "hard_sigmoid", lambda: np.eye(2)[classes(2)]),
+    "kinds": (lambda: L.CategoricalCrossentropy(label_smoothing=0.2), "softmax", lambda: np.eye(2)[classes(2)]),
+    "kinds_logits": (lambda: L.CategoricalCrossentropy(from_logits=True), None, lambda: np.eye(2)[classes(2)]),
+    "kinds_of_none": (lambda: "categorical_crossentropy", "softplus", lambda: np.eye(2)[classes(2)]),
+    "sparse": (lambda: "sparse_categorical_crossentropy", "softmax", lambda: classes(2)),
+    "sparse_logits": (lambda: L.SparseCategoricalCrossentropy(from_logits=True), None, lambda: classes(2)),
+    "sparse_of_none": (lambda: "sparse_categorical_crossentropy", "softplus", lambda: classes(2).astype("float32")),
+}
+WITH_ACCURACY = ("binary", "kinds", "sparse")
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        "mse",
-        "mae",
-        "mape",
-        "msle",
-        "huber",
-        "log_cosh",
-        "poisson",
-        "kl_divergence",
-        "hinge",
-        "squared_hinge",
-        "categorical_hinge",
-        lambda: keras.losses.Huber(delta=0.3, reduction="sum"),
-    ],
-)
-def test_losses_of_numbers(loss):
-    y = floats(ROWS, 2, seed=2)
-    positive = loss in ("mape", "msle", "poisson", "kl_divergence")
-    if loss in ("hinge", "squared_hinge"):
-        y = np.sign(y)
-    elif loss == "categorical_hinge":
-        y = np.eye(2)[classes(2)]
-    make = lambda: branches(2, "softplus" if positive else None)  # noqa: E731
-    check(make, adam(loss), X(), abs(y) + 0.1 if positive else y)
+def heads():
+    x = Input((6,), name="x")
+    h = Dense(9, activation="tanh")(x)
+    return keras.Model(
+        x, [Dense(2, activation=HEADS[n][1], name=n)(h[:, i % 4 : i % 4 + 5]) for i, n in enumerate(HEADS)]
+    )
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", None])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_binary_crossentropy(activation, smoothing):
-    def loss():
-        return keras.losses.BinaryCrossentropy(from_logits=activation is None, label_smoothing=smoothing)
-
-    metrics = [] if activation is None else ["accuracy", keras.metrics.BinaryAccuracy(threshold=0.3, name="low")]
-    check(lambda: branches(1, activation), adam(loss, metrics=metrics), X(), classes(2))
-
-
-@pytest.mark.parametrize("activation", ["softmax", None])
-@pytest.mark.parametrize("sparse", [True, False])
-def test_categorical_crossentropy(activation, sparse):
-    def loss():
-        kind = keras.losses.SparseCategoricalCrossentropy if sparse else keras.losses.CategoricalCrossentropy
-        return kind(from_logits=activation is None)
-
-    y = classes(3) if sparse else np.eye(3)[classes(3)]
-    check(lambda: branches(3, activation), adam(loss, metrics=["accuracy"]), X(), y)
+def test_every_loss():
+    """Each of an output of its own, with its own weight; History says which one differs."""
+    compiled = adam(
+        lambda: [make() for make, _, _ in HEADS.values()],
+        loss_weights=[0.5 + 0.1 * i for i in range(len(HEADS))],
+        metrics=[["accuracy"] if n in WITH_ACCURACY else [] for n in HEADS],
+    )
+    check(heads, compiled, X(), [make() for _, _, make in HEADS.values()])
 
 
-def test_a_crossentropy_of_probabilities_that_are_no_softmax():
-    def make():
-        model = branches(3, "softplus")
-        total = keras.ops.sum(model.output, axis=-1, keepdims=True)
-        return keras.Model(model.input, model.output / total)
-
-    try:
-        check(make, adam("categorical_crossentropy"), X(), np.eye(3)[classes(3)])
-    except ValueError as error:
-        assert "loop='native'" in str(error)
+@pytest.mark.parametrize("units", [1, 3])
+def test_crossentropies_of_one_output(units):
+    loss, activation = ("binary", "sigmoid") if units == 1 else ("sparse_categorical", "softmax")
+    low = [keras.metrics.BinaryAccuracy(threshold=0.3, name="low")] if units == 1 else []
+    compiled = lambda: {"optimizer": "adam", "loss": f"{loss}_crossentropy", "metrics": ["accuracy", *low]}  # noqa: E731
+    check(lambda: branches(units, activation), compiled, X(), classes(max(2, units)))
 
 
 OPTIMIZERS = {

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.loops.side_by_side import ROWS, branches, check, classes, floats, two_outputs
+from tests.loops.side_by_side import ROWS, branches, check, classes, close, floats, run, two_outputs
 
 X = floats(ROWS, 6).astype("float64")
 Y = floats(ROWS, 1, seed=2).astype("float64")
@@ -27,6 +27,13 @@ class Range(keras.metrics.Metric):
         self.widest.assign(self.widest * 0.5 + width)
 
     def result(self):
+        return self.widest + 0.0
+
+
+class Both(Range):
+    """One that gives several results, under names of their own."""
+
+    def result(self):
         return {"widest": self.widest + 0.0, "half": self.widest / 2}
 
 
@@ -44,6 +51,15 @@ def test_of_numbers():
         ]
 
     check(branches, adam("mse", metrics=kinds), X, Y, sample_weight=W, validation_split=0.3)
+
+
+def test_several_results_of_one():
+    options = {"batch_size": 16, "epochs": 2, "shuffle": False, "verbose": 0, "validation_split": 0.3}
+    compiled = adam("mse", metrics=lambda: [Both("both")])
+    runs = [run(branches, compiled, lambda m: m.fit(X, Y, **options), loop) for loop in ("keras", "native")]
+    assert set(runs[1].history) == set(runs[0].history) >= {"widest", "val_half"}
+    for name, values in runs[0].history.items():
+        close(values, runs[1].history[name], 1e-9, name)
 
 
 def test_weighted_ones():
