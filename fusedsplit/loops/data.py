@@ -118,13 +118,10 @@ def spread(value: Any, names: Sequence[str], by_name: bool, what: str) -> list[A
         NotNative: if Keras has to sort it out.
     """
     if len(names) == 1:
-        if isinstance(value, Mapping):
-            value = list(value.values()) if set(value) == set(names) and by_name else [value, value]
-        if isinstance(value, (list, tuple)):
-            if len(value) != 1:
-                raise NotNative(f"{what} is a structure, the model has one output")
-            return list(value)
-        return [value]
+        single = isinstance(value, (list, tuple)) and len(value) == 1
+        if isinstance(value, Mapping) or (isinstance(value, (list, tuple)) and not single):
+            raise NotNative(f"{what} is a structure, the model has one output")
+        return list(value) if single else [value]
     if isinstance(value, Mapping):
         if set(value) != set(names) or not by_name:
             raise NotNative(f"{what} is a dict by other names than the outputs'")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 
 from fusedsplit.loops import _keras_private as private
-from fusedsplit.loops import choice, given
+from fusedsplit.loops import choice, data, given
 from fusedsplit.loops.callbacks import Watch
 from fusedsplit.loops.compiled import Compiled
+from fusedsplit.loops.reasons import NotNative
 from fusedsplit.loops.sources import ArraySource, StreamSource
 from fusedsplit.loops.totals import Totals
 from fusedsplit.loops.training import SECONDS, Core
@@ -137,3 +139,25 @@ def evaluate(model: Any, by_keras: Any, arguments: dict[str, Any]) -> Any:
         return run
 
     return choice.run(model, "evaluates", prepare, lambda: by_keras(**arguments))
+
+
+def test_on_batch(model: Any, by_keras: Any, arguments: dict[str, Any]) -> Any:
+    """`test_on_batch` of a fused model; `by_keras` takes the same arguments."""
+
+    def prepare() -> Any:
+        private.assert_compiled(model, "test_on_batch")
+        if not private.tests_each_batch_by_itself():
+            raise NotNative("this Keras' test_on_batch goes on where the last one ended")
+        passed = {name: arguments[name] for name in ("x", "y", "sample_weight")}
+        if not private.are_arrays(tuple(passed.values())):
+            raise NotNative("the batch is no arrays")
+        rows = len(data.array(keras.tree.flatten(arguments["x"])[0]))
+        evaluation = Evaluation(model, {**passed, "batch_size": rows, "steps": None})
+
+        def run() -> Any:
+            logs = evaluation.run(None)
+            return logs if arguments["return_dict"] else private.in_order(model, logs)
+
+        return run
+
+    return choice.run(model, "tests", prepare, lambda: by_keras(**arguments))

@@ -12,7 +12,7 @@ from fusedsplit.loops import metrics
 from fusedsplit.loops.compiled import Compiled
 from fusedsplit.loops.data import Batch
 from fusedsplit.loops.metrics import COLLECTED_ROWS, Updates
-from fusedsplit.loops.variables import read, write
+from fusedsplit.loops.variables import write
 from fusedsplit.native.trainer import Steps
 
 
@@ -132,15 +132,6 @@ class Totals:
                 _set(known.tracker, float(each), self._counts)
         for (use, _), (total, count) in zip(self._metrics.summed, self._sums):
             _set(use.metric, float(total), float(count))
-
-    def read(self) -> None:
-        """Goes on from the variables of Keras' metrics."""
-        self._loss, self._rows = float(read(self._tracker.total)), int(read(self._tracker.count))
-        for i, known in enumerate(self._losses):
-            if known.tracker is not None:
-                self._each[i], self._counts = float(read(known.tracker.total)), int(read(known.tracker.count))
-        for i, (use, _) in enumerate(self._metrics.summed):
-            self._sums[i] = float(read(use.metric.total)), float(read(use.metric.count))
 
 
 def _joined(parts: tuple[Any, ...]) -> Any:

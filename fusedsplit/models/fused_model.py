@@ -116,6 +116,10 @@ class FusedModel(keras.Model):
             return super().evaluate(**arguments, **kwargs)
         return evaluate.evaluate(self, super().evaluate, arguments)
 
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: Any = False) -> Any:
+        arguments = {"x": x, "y": y, "sample_weight": sample_weight, "return_dict": return_dict}
+        return evaluate.test_on_batch(self, super().test_on_batch, arguments)
+
     def predict(
         self, x: Any, batch_size: Any = None, verbose: Any = "auto", steps: Any = None, callbacks: Any = None
     ) -> Any:

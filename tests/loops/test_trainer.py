@@ -39,7 +39,7 @@ def by_hand(model):
 
 @pytest.mark.parametrize("make", [branches, deep])
 def test_a_step_is_train_on_batch(make):
-    a, b = run(make, adam, by_batches, "keras"), run(make, adam, by_hand, "keras")
+    a, b = run(make, adam, by_batches, "keras"), run(make, adam, by_hand, "native")
     if keras.__version__ >= "3.10":  # before, the loss is the mean since the last reset
         close(a.result, b.result, 1e-9)
     for x, y in zip(a.weights + a.optimizer, b.weights + b.optimizer):
@@ -107,7 +107,7 @@ def test_a_schedule_is_followed():
         rate = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
         return {"optimizer": keras.optimizers.SGD(rate), "loss": "mse"}
 
-    a, b = run(branches, compiled, by_batches, "keras"), run(branches, compiled, by_hand, "keras")
+    a, b = run(branches, compiled, by_batches, "keras"), run(branches, compiled, by_hand, "native")
     for x, y in zip(a.weights, b.weights):
         close(x, y, 1e-9)
 
