@@ -84,7 +84,7 @@ FUSEDSPLIT_INLINE void update_tile(const Update<T>& u, ptrdiff_t begin, ptrdiff_
   T* __restrict v = tile_of(u.v, begin);
   T* __restrict extra = tile_of(u.extra, begin);
   const T rate = u.rate, beta_1 = u.beta_1, beta_2 = u.beta_2, epsilon = u.epsilon;
-  const T rest_1 = T(1) - beta_1, rest_2 = T(1) - beta_2;
+  const T rest_1 = u.rest_1, rest_2 = u.rest_2;
   const T rate_m = u.rate_m, rate_g = u.rate_g, scale_v = u.scale_v;
   for (ptrdiff_t j = 0; j < n; ++j) {
     if constexpr (K == O::kSgd) w[j] -= rate * g[j];
@@ -124,7 +124,7 @@ template <class T>
 void rmsprop_tile(const Update<T>& u, ptrdiff_t begin, ptrdiff_t n, const T* __restrict g) {
   T* __restrict w = u.w + begin;
   T* __restrict v = u.v + begin;
-  const T rate = u.rate, rho = u.beta_2, rest = T(1) - rho, epsilon = u.epsilon;
+  const T rate = u.rate, rho = u.beta_2, rest = u.rest_2, epsilon = u.epsilon;
   T step[kUpdateTile];
   for (ptrdiff_t j = 0; j < n; ++j) {
     v[j] = rho * v[j] + rest * (g[j] * g[j]);

@@ -115,8 +115,12 @@ Update<T> Weights<T>::update_of(double rate) {
   u.kind = static_cast<int>(kind);
   u.clip = clips_by_norm(optimizer) ? T(0) : static_cast<T>(optimizer.clipvalue);
   u.rate = static_cast<T>(rate);
-  u.beta_1 = static_cast<T>(casts ? beta_1 : optimizer.beta_1);
-  u.beta_2 = static_cast<T>(casts ? cast(optimizer.beta_2) : optimizer.beta_2);
+  const double used_1 = casts ? beta_1 : optimizer.beta_1;
+  const double used_2 = casts ? cast(optimizer.beta_2) : optimizer.beta_2;
+  u.beta_1 = static_cast<T>(used_1);
+  u.beta_2 = static_cast<T>(used_2);
+  u.rest_1 = static_cast<T>(1 - used_1);
+  u.rest_2 = static_cast<T>(1 - used_2);
   u.epsilon = static_cast<T>(optimizer.epsilon);
   u.decay = static_cast<T>(cast(optimizer.weight_decay) * rate);
   if (adam) u.rate = static_cast<T>(rate * std::sqrt(power_2) / (1 - std::pow(beta_1, t)));
