@@ -95,8 +95,8 @@ struct Update {
   T rate = 0;          // of Adam with its correction
   T beta_1 = 0;        // a momentum as well
   T beta_2 = 0;        // rho as well
-  T rest_1 = 0;        // 1 - beta_1 and 1 - beta_2, not of the rounded ones: in single precision 1 - 0.999 would be
-  T rest_2 = 0;        // off by 1e-5
+  T rest_1 = 0;  // 1 - beta_1 and 1 - beta_2, not of the rounded ones: in single precision 1 - 0.999 would be
+  T rest_2 = 0;  // off by 1e-5
   T epsilon = 0;
   T rate_m = 0;  // of Nadam: the factors of m, of the gradient, and of v before its root
   T rate_g = 0;
