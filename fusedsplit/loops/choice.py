@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops.reasons import NotNative
+from fusedsplit.native import library
 
 LOOPS = ("auto", "native", "keras")
 
@@ -68,4 +69,7 @@ def standing(model: Any) -> list[str]:
         why.append("it is called within a graph")
     if model.compiled and model.run_eagerly or tf.config.functions_run_eagerly():
         why.append("it is to run eagerly")
+    problem = library.core_problem()
+    if problem is not None:
+        why.append(problem)
     return why

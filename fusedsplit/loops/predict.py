@@ -24,9 +24,6 @@ class Forward:
 
     Args:
         whole: the model as one region, at inference.
-
-    Raises:
-        NotNative: if the core cannot be had.
     """
 
     def __init__(self, whole: Any):
@@ -36,10 +33,7 @@ class Forward:
         self._sources = computation.sources()
         self._simple = all(source.compute is None for source in self._sources)
         plan = computation.plan()
-        try:
-            core = library.core()
-        except library.NativeError as reason:
-            raise NotNative(str(reason)) from reason
+        core = library.core()
         program = core.Program64 if whole.region.dtype == "float64" else core.Program32
         self._program = program(plan.encode())
         self._outputs = computation.outputs()

@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class NotNative(Exception):
+class NotNative(ValueError):
     """A loop that is left to Keras; the message is the reason, in the words of a report."""

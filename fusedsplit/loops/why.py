@@ -9,7 +9,6 @@ import keras
 from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops import choice, losses, optimizers
 from fusedsplit.loops.reasons import NotNative
-from fusedsplit.native import library
 
 METHODS = ("fit", "evaluate", "predict")
 _NATIVE = "the core"
@@ -30,9 +29,6 @@ def who(model: Any, method: str) -> str:
 def against(model: Any, method: str) -> list[str]:
     """What is known to stand against the core's running a method, without data."""
     why: list[str] = choice.standing(model) + model.why_not_whole(training=method == "fit")
-    problem = library.core_problem()
-    if problem is not None:
-        why.append(problem)
     if method == "predict" or not private.is_compiled(model):
         return why
     found = model.whole(training=method == "fit")

@@ -10,6 +10,7 @@ from keras.layers import Conv1D, Dense, Dropout, Flatten, GaussianDropout, Input
 
 import fusedsplit as fs
 from fusedsplit.loops import training
+from fusedsplit.native import library
 from tests.loops.side_by_side import (
     ROWS,
     assert_same,
@@ -215,6 +216,20 @@ def test_an_optimizer_of_other_variables():
     model.compile(optimizer, "mse")
     with pytest.raises((ValueError, KeyError)):
         fit(model)
+
+
+def test_without_the_core_keras_runs_its_loops(monkeypatch):
+    def missing():
+        raise library.NativeError("the library is missing")
+
+    monkeypatch.setattr(library, "core", missing)
+    model = fs.fuse(branches())
+    model.compile("sgd", "mse")
+    fit(model)
+    assert model.predict(X, verbose=0).shape == (ROWS, 1)
+    assert "missing" in fs.explain(model).loops["fit"]
+    with pytest.raises(ValueError, match="missing"):
+        fs.Trainer(model)
 
 
 def test_dropout_is_of_its_seed_and_its_rate():
