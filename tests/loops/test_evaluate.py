@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fusedsplit.loops import _keras_private as private
 from tests.loops.side_by_side import (
+    IS_OLD,
     ROWS,
     assert_same,
     branches,
@@ -44,6 +44,8 @@ def mse(**more):
 
 @pytest.mark.parametrize("make", [branches, regularized, with_dropout, with_normalization])
 def test_evaluate(make):
+    if make is regularized and IS_OLD:
+        pytest.skip("this Keras' regularizers compute in float32")
     same(make, mse(), X, Y, return_dict=True)
 
 
@@ -112,7 +114,7 @@ def test_on_batch():
         twice = [model.test_on_batch(X[:9], Y[:9]) for _ in range(2)]
         return [*twice, model.test_on_batch(X[:9], Y[:9], sample_weight=W[:9])]
 
-    native = "native" if private.tests_each_batch_by_itself() else "auto"
+    native = "auto" if IS_OLD else "native"
     runs = [run(branches, mse(), train, loop) for loop in ("keras", native)]
     close(runs[0].result, runs[1].result, 1e-9)
     assert_same(*runs)

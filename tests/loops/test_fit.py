@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras.layers import Dense, Input
 
-from tests.loops.side_by_side import ROWS, branches, check, classes, deep, floats, regularized, two_outputs
+from tests.loops.side_by_side import IS_OLD, ROWS, branches, check, classes, deep, floats, regularized, two_outputs
 
 X = lambda: floats(ROWS, 6)  # noqa: E731
 
@@ -108,6 +108,7 @@ def test_variables_without_weight_decay():
     check(branches, compiled, X(), floats(ROWS, 1, seed=2))
 
 
+@pytest.mark.skipif(IS_OLD, reason="this Keras' regularizers compute in float32")
 def test_regularizers_of_trainable_variables_count():
     check(regularized, adam("mse"), X(), floats(ROWS, 1, seed=2), validation_split=0.2)
 
