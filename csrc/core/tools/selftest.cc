@@ -17,6 +17,8 @@
 #include "core/microkernels/isa.h"
 #include "core/runtime/workers.h"
 #include "core/tools/selftest_plans.h"
+#include "core/tools/selftest_training.h"
+#include "core/train/step.h"
 
 namespace fusedsplit {
 namespace {
@@ -244,6 +246,9 @@ void check_plan_once(std::mt19937* random, int number) {
   const double bound = std::max(3e-5, 16 * moves);
   compare(run.outputs, plain, bound, what + " float output");
   check_bits(plan, narrow, c, &run, what + " float");
+  if (number % 4 == 0 && largest < 50)
+    for (const std::string& problem : check_training(plan, c, random))
+      expect(false, what + " trained: " + problem);
 }
 
 // Several callers at a time, for pools of several sizes, and callers that are workers themselves: each gets
@@ -328,6 +333,7 @@ int main(int argc, char** argv) {
   check_garbage(&random, 20 * plans);
   work_per_worker = 1;
   work_to_wake = 0;
+  work_of_two_lanes = 1;
   for (int i = 0; i < plans; ++i)
     for (const std::string& isa : usable_isas()) {
       set_isa(isa.c_str());
