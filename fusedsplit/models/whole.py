@@ -14,6 +14,8 @@ from fusedsplit.layers._keras_private import is_rematerialized
 from fusedsplit.models import _keras_private as private
 from fusedsplit.models.region import Region
 
+_MOST_REASONS = 3  # of a message; `fs.explain` has all
+
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
@@ -65,13 +67,18 @@ class Whole:
 
 
 def why_not(model: Any, training: bool) -> list[str]:
-    """What stands against a model's being one region: each reason once, with the calls that it is about."""
+    """What stands against a model's being one region; of the calls left out of it only some are named."""
     schedule = model.schedule(training)
-    reasons: dict[str, list[str]] = {}
-    for item in schedule.items:
-        if not isinstance(item, Region):
-            reasons.setdefault(schedule.reasons[item], []).append(item.path)
-    found = [f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items()]
+    left = [item for item in schedule.items if not isinstance(item, Region)]
+    by_reason: dict[str, list[str]] = {}
+    for call in left:
+        by_reason.setdefault(schedule.reasons[call], []).append(call.path)
+    found = []
+    for reason, paths in list(by_reason.items())[:_MOST_REASONS]:
+        others = f" and {len(paths) - 1} others" if len(paths) > 1 else ""
+        found.append(f"{paths[0]}{others}: {reason}")
+    if len(by_reason) > _MOST_REASONS:
+        found.append(f"{len(by_reason) - _MOST_REASONS} other reasons")
     if not found and len(schedule.items) != 1:
         found.append(f"its graph is {len(schedule.items)} regions")
     if not found and any(tensor not in schedule.items[0].outputs for tensor in model.graph.outputs):

@@ -27,7 +27,7 @@ def show(explanation: ModelExplanation) -> str:
     regions = [found for mode in modes for found in mode.regions]
     if regions:
         paragraphs.append("backends\n" + _indented(_backends(regions)))
-    paragraphs.append("loops\n" + _indented(_grouped(explanation.loops)))
+    paragraphs.append("loops\n" + _grouped(explanation.loops))
     nothing = "none: a call raises" if explanation.regions else "none: nothing of it is fused"
     text = nothing if explanation.gain is None else str(explanation.gain)
     paragraphs.append("expected gain\n" + "\n".join(_wrapped(line) for line in text.splitlines()))
@@ -129,7 +129,7 @@ def _grouped(loops: dict[str, str]) -> str:
     by_text: dict[str, list[str]] = {}
     for name, text in loops.items():
         by_text.setdefault(text, []).append(name)
-    return table(("what", "runs"), [(", ".join(names), text) for text, names in by_text.items()])
+    return "\n".join(_wrapped(f"{', '.join(names)}: {text}") for text, names in by_text.items())
 
 
 def _mask_notes(regions: Iterable[FusedRegion]) -> list[str]:
