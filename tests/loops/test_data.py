@@ -128,7 +128,7 @@ def test_two_inputs_and_outputs(kind):
     if kind == "dict":
         losses = dict(zip(("number", "kind"), losses))
     if kind == "dict" and IS_OLD:
-        with pytest.raises(ValueError, match="dict"):
+        with pytest.raises(ValueError, match="loop='native'"):
             native(x, y, make=two_outputs, compiled=sgd(loss=losses, metrics=None))
         return
     check(two_outputs, sgd(loss=losses, metrics=None), x, y, sample_weight=w)

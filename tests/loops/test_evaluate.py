@@ -109,12 +109,12 @@ def test_callbacks():
         close(a, b, 1e-9)
 
 
+@pytest.mark.skipif(IS_OLD, reason="this Keras goes on where the last call ended; its own is left to it")
 def test_on_batch():
     def train(model):
         twice = [model.test_on_batch(X[:9], Y[:9]) for _ in range(2)]
         return [*twice, model.test_on_batch(X[:9], Y[:9], sample_weight=W[:9])]
 
-    native = "auto" if IS_OLD else "native"
-    runs = [run(branches, mse(), train, loop) for loop in ("keras", native)]
+    runs = [run(branches, mse(run_eagerly=False), train, loop) for loop in ("keras", "native")]
     close(runs[0].result, runs[1].result, 1e-9)
     assert_same(*runs)
