@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.loops.side_by_side import ROWS, assert_same, branches, check, close, floats, run
+from tests.loops.side_by_side import IS_OLD, ROWS, assert_same, branches, check, close, floats, run
 
 X = floats(ROWS, 6).astype("float64")
 Y = floats(ROWS, 1, seed=2).astype("float64")
@@ -163,6 +163,8 @@ class Meddler(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("execution", [1, 2])
 def test_a_callback_with_batch_hooks_that_reads_and_writes(execution):
+    if IS_OLD and execution > 1:
+        pytest.skip("this Keras drops the rest of an epoch that is no whole execution; natively nothing is dropped")
     kept = []
 
     def made():
@@ -226,6 +228,8 @@ def test_a_list_of_callbacks_of_the_users_own():
 
 @pytest.mark.parametrize("verbose", [1, 2, "auto"])
 def test_what_is_printed(capsys, verbose):
+    if IS_OLD and verbose != 2:
+        pytest.skip("this Keras' bar shows a mean of what it was told along the way, which is less often natively")
     printed = []
     for loop in ("keras", "native"):
         run(branches, adam(), lambda m: m.fit(X, Y, batch_size=16, epochs=2, shuffle=False, verbose=verbose), loop)  # noqa: B023
