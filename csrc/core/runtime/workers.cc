@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 
 #include "core/runtime/cpus.h"
 #include "core/runtime/float_mode.h"
@@ -17,7 +18,12 @@ std::atomic<int>& thread_count() {
   return count;
 }
 
+thread_local TaskLog* current_log = nullptr;
+
 }  // namespace
+
+TaskLog::TaskLog(int count) : workers(count) { current_log = this; }
+TaskLog::~TaskLog() { current_log = nullptr; }
 
 int threads() { return thread_count().load(std::memory_order_relaxed); }
 
@@ -27,6 +33,11 @@ void set_threads(int count) {
 }
 
 Workers::Workers(int limit, bool worth_waking) {
+  log_ = current_log;
+  if (log_) {
+    count_ = std::max(1, std::min(limit, log_->workers));
+    return;
+  }
   const int wanted = std::min(limit, threads());
   counts_ = wanted > 1;
   if (wanted < 2 || !(worth_waking || pool().busy()) || !pool().take()) return;
@@ -35,11 +46,23 @@ Workers::Workers(int limit, bool worth_waking) {
 }
 
 Workers::~Workers() {
+  if (log_) return;
   if (count_ > 1) pool().give_back();
   if (counts_) pool().end_call();
 }
 
 void Workers::run_chunks(ptrdiff_t chunks, const void* body, Call call) {
+  if (log_) {
+    using Clock = std::chrono::steady_clock;
+    const FloatMode mode;
+    log_->rounds.emplace_back();
+    for (ptrdiff_t i = 0; i < chunks; ++i) {
+      const auto start = Clock::now();
+      call(body, i, static_cast<int>(i % count_));
+      log_->rounds.back().push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    }
+    return;
+  }
   if (count_ < 2 || chunks < 2) {
     const FloatMode mode;
     for (ptrdiff_t i = 0; i < chunks; ++i) call(body, i, 0);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "core/export.h"
 
@@ -15,6 +16,19 @@ namespace fusedsplit {
 // CPUs: the process's affinity and its cgroup's quota; a count below 1 goes back to that.
 FUSEDSPLIT_EXPORT int threads();
 FUSEDSPLIT_EXPORT void set_threads(int count);
+
+// For measuring how work scales on machines of more CPUs: while it lives, calls of its thread are cut as for so many
+// workers, run by this thread alone, and each chunk is timed.
+class FUSEDSPLIT_EXPORT TaskLog {
+ public:
+  explicit TaskLog(int workers);
+  ~TaskLog();
+  TaskLog(const TaskLog&) = delete;
+  TaskLog& operator=(const TaskLog&) = delete;
+
+  int workers;
+  std::vector<std::vector<double>> rounds;  // seconds of each chunk
+};
 
 // One call's use of the workers, for as long as the object lives. Between its runs the workers spin rather
 // than sleep, so that a second run costs next to nothing.
@@ -45,6 +59,7 @@ class FUSEDSPLIT_EXPORT Workers {
 
   int count_ = 1;
   bool counts_ = false;  // as a call that could do with workers
+  TaskLog* log_ = nullptr;
 };
 
 }  // namespace fusedsplit

@@ -1,7 +1,7 @@
 // Times the core without TensorFlow or Python: Dense -> split -> Dense branches -> concat, forward and with
 // gradients of all weights, beside the rate of fused multiply-adds that never leave the registers.
 //
-//   bench [case...]   seed2 med wide large odd thin one d1024 d1000 scalar huge head;
+//   bench [case...]   seed2 med wide large odd thin one d1024 d1000 scalar huge head F(256);
 //                     with r in front, a relu stem: rmed rwide rlarge
 //
 // FUSEDSPLIT_BENCH_ROWS=4096,512   FUSEDSPLIT_BENCH_THREADS=1,2   FUSEDSPLIT_BENCH_INPUT_GRADS=1
@@ -16,6 +16,7 @@
 #include "core/exec/program.h"
 #include "core/microkernels/isa.h"
 #include "core/runtime/workers.h"
+#include "core/tools/ladder.h"
 #include "core/tools/machine.h"
 
 namespace fusedsplit {
@@ -29,64 +30,6 @@ double now() {
 }
 double seconds(double since) { return now() - since; }
 
-struct Shape {
-  const char* name;
-  int64_t d, u;
-  std::vector<int64_t> slices, units;
-};
-
-std::vector<Shape> shapes() {
-  const auto equal = [](size_t n, int64_t w) { return std::vector<int64_t>(n, w); };
-  return {{"seed2", 10, 8, {4, 4}, {4, 6}},
-          {"med", 128, 256, equal(4, 64), equal(4, 64)},
-          {"wide", 64, 512, equal(16, 32), equal(16, 32)},
-          {"large", 512, 1024, equal(8, 128), equal(8, 128)},
-          {"odd", 77, 330, {13, 50, 127, 140}, {13, 50, 127, 140}},
-          {"thin", 64, 600, equal(100, 6), equal(100, 6)},
-          {"one", 256, 3000, {3000}, {100}},
-          {"d1024", 1024, 512, equal(4, 128), equal(4, 128)},
-          {"d1000", 1000, 512, equal(4, 128), equal(4, 128)},
-          {"scalar", 100, 64, equal(64, 1), equal(64, 1)},
-          {"huge", 2048, 2048, equal(4, 512), equal(4, 512)},
-          {"ffn", 512, 2048, {2048}, {512}},
-          {"head", 128, 256, equal(4, 64), {1, 2, 3, 4}}};
-}
-
-Plan make_plan(const Shape& s, bool relu_stem) {
-  const size_t n = s.slices.size();
-  int64_t total = 0;
-  for (int64_t u : s.units) total += u;
-  std::vector<int64_t> code{kPlanVersion,
-                            0,
-                            3,
-                            static_cast<int64_t>(2 + 2 * n),
-                            static_cast<int64_t>(1 + n),
-                            s.d,
-                            0,
-                            s.u,
-                            1,
-                            total,
-                            2,
-                            2,
-                            s.d,
-                            s.u,
-                            1,
-                            s.u};
-  for (size_t i = 0; i < n; ++i) code.insert(code.end(), {2, s.slices[i], s.units[i], 1, s.units[i]});
-  code.insert(code.end(), {0, 0, 0, s.d, 0, 1, relu_stem, 0, 1, 0, s.u, -1, 0});
-  int64_t from = 0, to = 0, param = 2;
-  for (size_t i = 0; i < n; ++i, param += 2) {
-    code.insert(code.end(),
-                {0, 1, from, from + s.slices[i], param, param + 1, 1, 0, 2, to, to + s.units[i], -1, 0});
-    from += s.slices[i];
-    to += s.units[i];
-  }
-  Plan plan;
-  const std::string error = decode_plan(code.data(), code.size(), &plan);
-  if (!error.empty()) std::printf("%s\n", error.c_str());
-  return plan;
-}
-
 struct Data {
   Data(const Plan& plan, ptrdiff_t rows) {
     std::mt19937 random(3);
@@ -97,7 +40,8 @@ struct Data {
       return array;
     };
     const Program<float> program(plan);
-    const ptrdiff_t in = plan.values[0].width, out = plan.values[2].width;
+    const ptrdiff_t in = plan.values[0].width;
+    const ptrdiff_t out = plan.values[static_cast<size_t>(plan.outputs[0])].width;
     x = fill(rows * in, 1);
     y = fill(rows * out, 1);
     dy = fill(rows * out, 1);
@@ -184,6 +128,7 @@ void bench(const Shape& shape, bool relu_stem) {
   const Plan plan = make_plan(shape, relu_stem);
   const Program<float> program(plan);
   double stem = 2.0 * static_cast<double>(shape.d * shape.u), branches = 0;
+  for (int64_t units : shape.units) branches += 2.0 * static_cast<double>(units * shape.head);
   for (size_t i = 0; i < shape.slices.size(); ++i)
     branches += 2.0 * static_cast<double>(shape.slices[i] * shape.units[i]);
   for (int rows : numbers("FUSEDSPLIT_BENCH_ROWS", {4096, 512, 32, 1})) {
