@@ -193,6 +193,8 @@ class _Program:
         for stem in list(self.steps):
             if not isinstance(stem, Dense) or stem.activation != LINEAR or stem.live or not self.is_hidden(stem.dst):
                 continue
+            if not any(step is stem for step in self.steps):  # a stem before it went into it
+                continue
             left = []
             for columns in self.columns_read_together(stem.dst):
                 products = self.products_on(columns)

@@ -103,3 +103,34 @@ def test_weights_keep_their_dtype():
     plan = split_dense_plan(10, [4, 4], [4, 6], LINEAR, RELU)
     case = fill(plan, 1, np.random.default_rng(0)).cast(np.float32)
     assert {p.dtype for p in fold(plan, case.params)[1]} == {np.dtype(np.float32)}
+
+
+def test_a_stem_on_a_stem_on_a_stem():
+    build = PlanBuilder()
+    x, values = build.input(6), [build.hidden(width) for width in (8, 4, 7)]
+    y = build.output(2)
+    for src, dst in zip([x, *values], [*values, y]):
+        build.dense(src, build.param((src.width, dst.width)), build.param((dst.width,)), LINEAR, dst)
+    assert len(folded_alike(build.plan()).steps) == 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_linear_products(seed):
+    """Stems of stems, that share their readers or not; what nobody reads is an output."""
+    rng = np.random.default_rng(seed)
+    build = PlanBuilder()
+    places = [build.input(int(rng.integers(1, 9)))]
+    for _ in range(int(rng.integers(2, 9))):
+        src = places[rng.integers(len(places))]
+        start = int(rng.integers(src.width))
+        part = Range(src.value, start, int(rng.integers(start, src.width)) + 1)
+        last = rng.random() < 0.3
+        width = int(rng.integers(1, 9))
+        dst = build.output(width) if last else build.hidden(width)
+        bias = build.param((width,)) if rng.random() < 0.5 else None
+        build.dense(part, build.param((part.width, width)), bias, LINEAR if rng.random() < 0.8 else RELU, dst)
+        if not last:
+            places.append(dst)
+    whole = build.output(places[-1].width)
+    build.merge("add", ((places[-1], 1.0),), whole, Const(2.0))
+    folded_alike(build.plan(), seed=seed)
