@@ -17,8 +17,8 @@ class Trainer:
     """The native training step of a compiled fused model, by hand.
 
     While it is open, the weights and the optimizer's state are its own: the model has them again after `sync`, or when
-    the `with` block is left, also by an exception. Call `sync` before the model's own `fit`, which goes on from what the
-    model has, and `read` after it.
+    the `with` block is left, also by an exception. Call `sync` before the model's own `fit`, which goes on from what
+    the model has, and `read` after it.
 
     Example:
 
