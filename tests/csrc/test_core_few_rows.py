@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusedsplit.plan import LINEAR, Activation, PlanBuilder
+from fusedsplit.plan import LINEAR, Activation, Live, PlanBuilder
 from tests.csrc.numpy_plan import fill
 from tests.csrc.on_core import RELU, TANH, backward, check_against_numpy, core, forward
 
@@ -67,7 +67,18 @@ def shared():
     return finish(build, x, 2)
 
 
-PLANS = {f.__name__: f() for f in (one_chain, needs_arguments, lopsided, residual, shared)}
+def shared_with_live():
+    """A wide kernel in a step whose columns are shared out, and in one with a point, which is computed whole."""
+    build = PlanBuilder()
+    build.points = 1
+    kernel, x = build.param((256, 256)), build.input(256)
+    h, y = build.hidden(256), build.output(256)
+    build.dense(x, kernel, None, TANH, h)
+    build.dense(h, kernel, None, LINEAR, y, Live(0, "leading"))
+    return build.plan()
+
+
+PLANS = {f.__name__: f() for f in (one_chain, needs_arguments, lopsided, residual, shared, shared_with_live)}
 
 
 @pytest.mark.parametrize("rows", (1, 33, 79))

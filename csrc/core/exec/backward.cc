@@ -214,23 +214,20 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
     blocks.back().buffers = args.saved ? const_cast<T*>(args.saved) : kept;
     blocks.back().temporaries = Temporaries<T>(layout_, args.rows, &mine);
   }
-  const auto packing_of = [&](const Node& node) -> const Packing& {
-    return layout_.packings[static_cast<size_t>(node.packing)];
-  };
   const auto back = [&](int worker) {
     return BlockGradients<T>{&blocks[static_cast<size_t>(worker)], &grads, buffers, 0, true, true, nullptr};
   };
   if (!args.saved) recompute(call, blocks[0]);
   zero_params(grads, 0, false);
-  call->workers->run(1, [&](ptrdiff_t, int worker) {
-    begin_gradients(back(worker));
-    for (const Packing* packing : wanted_packings(layout_, grads.wanted))
-      if (packing->shared && gradient_parts(back(worker), layout_.nodes[packing->node]).empty())
-        pack_kernel(*call->kernels, layout_, *packing, args.params, Reader::kBackward, transposed);
-  });
+  call->workers->run(1, [&](ptrdiff_t, int worker) { begin_gradients(back(worker)); });
+  // By packing: whether it is there as a whole. Chains that run side by side have none in common.
+  std::vector<char> packed(layout_.packings.size());
   const auto run_whole = [&](const Node& node, int worker, bool defer) {
-    if (wants_source(node, grads.wanted) && !packing_of(node).shared)
-      pack_kernel(*call->kernels, layout_, packing_of(node), args.params, Reader::kBackward, transposed);
+    if (wants_source(node, grads.wanted) && !packed[static_cast<size_t>(node.packing)]) {
+      packed[static_cast<size_t>(node.packing)] = 1;
+      pack_kernel(*call->kernels, layout_, layout_.packings[static_cast<size_t>(node.packing)], args.params,
+                  Reader::kBackward, transposed);
+    }
     run_gradient(back(worker), node, defer);
   };
   const auto run_shared = [&](const Node& node) {
@@ -238,6 +235,7 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
     call->workers->run(1, [&](ptrdiff_t, int worker) {
       parts.empty() ? run_whole(node, worker, false) : mask_gradient(back(worker), node);
     });
+    if (!parts.empty()) packed[static_cast<size_t>(node.packing)] = 0;  // each part packs its own panels
     call->workers->run(static_cast<ptrdiff_t>(parts.size()), [&](ptrdiff_t i, int worker) {
       run_gradient_part(back(worker), node, parts[static_cast<size_t>(i)], transposed);
     });
