@@ -153,19 +153,6 @@ def carry_over(model: Any, other: Any) -> None:
         other.compile(**config)
 
 
-def made_once(model: Any, key: Any, make: Any) -> Any:
-    """What was made for `key` since the model was last compiled, or else is made now; Keras does not look into it."""
-    attributes = vars(model)
-    config = attributes.get("_compile_config")
-    compiled, made = attributes.get("_fused_made", (None, None))
-    if made is None or compiled is not config:
-        made = {}
-        attributes["_fused_made"] = config, made
-    if key not in made:
-        made[key] = make()
-    return made[key]
-
-
 def mask_of(x: Any) -> Any | None:
     """The mask that comes along with a tensor."""
     return getattr(x, "_keras_mask", None)

@@ -10,6 +10,7 @@ import keras
 from fusedsplit.backends import dispatch
 from fusedsplit.backends._tf_private import in_save_context
 from fusedsplit.loops import choice, evaluate, fit, predict
+from fusedsplit.loops._keras_private import made_once
 from fusedsplit.models import _keras_private as private
 from fusedsplit.models import eager, graph, regions, whole
 from fusedsplit.models.graph import Graph
@@ -56,18 +57,18 @@ class FusedModel(keras.Model):
     @property
     def graph(self) -> Graph:
         """The model's graph as it was read, nested models inlined."""
-        return private.made_once(self, "graph", lambda: graph.read(self))
+        return made_once(self, "graph", lambda: graph.read(self))
 
     def schedule(self, training: bool = False) -> Schedule:
         """How the graph runs, at inference or while training: regions, and what is left to Keras, with the reason.
 
         It is made when it is first needed, and again after `compile`.
         """
-        return private.made_once(self, training, lambda: regions.schedule(self.graph, training))
+        return made_once(self, training, lambda: regions.schedule(self.graph, training))
 
     def whole(self, training: bool = False) -> Whole | None:
         """The model as one region, at inference or while training; None where it is more than that."""
-        return private.made_once(self, ("whole", training), lambda: whole.read(self, training))
+        return made_once(self, ("whole", training), lambda: whole.read(self, training))
 
     def why_not_whole(self, training: bool = False) -> list[str]:
         """What stands against that."""
