@@ -74,6 +74,12 @@ def floats(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(keras.config.floatx())
 
 
+# Samples, targets and their weights for most tests.
+X = floats(ROWS, 6).astype("float64")
+Y = floats(ROWS, 1, seed=2).astype("float64")
+W = abs(floats(ROWS, seed=5)).astype("float64")
+
+
 def classes(kinds: int, rows: int = ROWS, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, kinds, rows)
 

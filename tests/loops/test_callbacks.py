@@ -4,10 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.loops.side_by_side import IS_OLD, ROWS, assert_same, branches, check, close, floats, run
+from tests.loops.side_by_side import IS_OLD, X, Y, assert_same, branches, check, close, floats, run
 
-X = floats(ROWS, 6).astype("float64")
-Y = floats(ROWS, 1, seed=2).astype("float64")
 HELD = (floats(20, 6, seed=8).astype("float64"), floats(20, 1, seed=9).astype("float64"))
 
 

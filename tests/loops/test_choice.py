@@ -13,19 +13,18 @@ from fusedsplit.loops import training
 from fusedsplit.native import library
 from tests.loops.side_by_side import (
     ROWS,
+    X,
+    Y,
     assert_same,
     branches,
     classes,
     close,
-    floats,
     run,
     two_outputs,
     with_dropout,
     with_normalization,
 )
 
-X = floats(ROWS, 6).astype("float64")
-Y = floats(ROWS, 1, seed=2).astype("float64")
 OPTIONS = {"batch_size": 16, "epochs": 2, "shuffle": False, "verbose": 0}
 
 

@@ -7,11 +7,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.loops.side_by_side import IS_OLD, ROWS, assert_same, both, branches, check, classes, floats, run, two_outputs
-
-X = floats(ROWS, 6).astype("float64")
-Y = floats(ROWS, 1, seed=2).astype("float64")
-W = abs(floats(ROWS, seed=5)).astype("float64")
+from tests.loops.side_by_side import (
+    IS_OLD,
+    ROWS,
+    W,
+    X,
+    Y,
+    assert_same,
+    both,
+    branches,
+    check,
+    classes,
+    floats,
+    run,
+    two_outputs,
+)
 
 
 def sgd(**more):

@@ -8,6 +8,9 @@ import tensorflow as tf
 from tests.loops.side_by_side import (
     IS_OLD,
     ROWS,
+    W,
+    X,
+    Y,
     assert_same,
     branches,
     classes,
@@ -19,10 +22,6 @@ from tests.loops.side_by_side import (
     with_dropout,
     with_normalization,
 )
-
-X = floats(ROWS, 6).astype("float64")
-Y = floats(ROWS, 1, seed=2).astype("float64")
-W = abs(floats(ROWS, seed=5)).astype("float64")
 
 
 def same(make, compiled, *data, **options):

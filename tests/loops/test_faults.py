@@ -9,10 +9,8 @@ import pytest
 
 import fusedsplit as fs
 from fusedsplit.loops import variables
-from tests.loops.side_by_side import ROWS, assert_same, branches, close, floats, run
+from tests.loops.side_by_side import ROWS, X, Y, assert_same, branches, close, run
 
-X = floats(ROWS, 6).astype("float64")
-Y = floats(ROWS, 1, seed=2).astype("float64")
 OPTIONS = {"batch_size": 16, "shuffle": False, "verbose": 0}
 
 

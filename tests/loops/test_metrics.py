@@ -4,11 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.loops.side_by_side import IS_OLD, ROWS, branches, check, classes, close, floats, run, two_outputs
-
-X = floats(ROWS, 6).astype("float64")
-Y = floats(ROWS, 1, seed=2).astype("float64")
-W = abs(floats(ROWS, seed=5)).astype("float64")
+from tests.loops.side_by_side import IS_OLD, ROWS, W, X, Y, branches, check, classes, close, floats, run, two_outputs
 
 
 def adam(loss, **more):

@@ -7,9 +7,17 @@ import tensorflow as tf
 from keras.layers import Concatenate, Dense, Input, Reshape
 
 import fusedsplit as fs
-from tests.loops.side_by_side import ROWS, branches, close, deep, floats, two_outputs, with_dropout, with_normalization
-
-X = floats(ROWS, 6).astype("float64")
+from tests.loops.side_by_side import (
+    ROWS,
+    X,
+    branches,
+    close,
+    deep,
+    floats,
+    two_outputs,
+    with_dropout,
+    with_normalization,
+)
 
 
 def dicts():

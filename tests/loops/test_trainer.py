@@ -9,20 +9,18 @@ import fusedsplit as fs
 from tests.loops.side_by_side import (
     IS_OLD,
     ROWS,
+    W,
+    X,
+    Y,
     branches,
     classes,
     close,
     deep,
-    floats,
     run,
     two_outputs,
     with_dropout,
     with_normalization,
 )
-
-X = floats(ROWS, 6).astype("float64")
-Y = floats(ROWS, 1, seed=2).astype("float64")
-W = abs(floats(ROWS, seed=5)).astype("float64")
 
 
 def adam():
