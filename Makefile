@@ -6,7 +6,7 @@ BUILD := $(if $(shell command -v $(CXX) 2>/dev/null),FUSEDSPLIT_FORCE_BUILD=1,FU
 PY_FILES := setup.py fusedsplit tests benchmarks
 CC_FILES = $(shell find csrc tests -name '*.cc' -o -name '*.h')
 
-.PHONY: all venv native test test-matrix bench bench-peers bench-fit lint format ulp selftest sanitize sanitize-files fuzz aarch64 clean
+.PHONY: all venv native test test-full test-matrix bench bench-peers bench-fit lint format ulp selftest sanitize sanitize-files fuzz aarch64 clean
 all: test
 
 venv: .venv/installed
@@ -22,7 +22,11 @@ native: venv
 	$(BUILD) $(BIN)/python setup.py -q build_ext --inplace
 
 test: native
-	$(BIN)/python -m pytest -q -n auto --dist loadscope $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST_ARGS)
+
+# Every case of every grid, those too that `make test` leaves out for their time.
+test-full: native
+	FUSEDSPLIT_OP_TRIES=10000 $(BIN)/python -m pytest -q -n auto --dist worksteal -m "" $(PYTEST_ARGS)
 
 # One wheel, the core tests, in fresh environments with older and newer TensorFlow and Keras.
 test-matrix: venv

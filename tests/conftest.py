@@ -16,9 +16,13 @@ from fusedsplit.backends import dispatch, op
 FUSED_BACKENDS = ("op", "xla", "tf")
 
 
-def _available(name: str):
-    marks = [pytest.mark.skipif(op.problem() is not None, reason=f"op: {op.problem()}")] if name == "op" else []
-    return pytest.param(name, marks=marks)
+def _available(name: str, *marks: pytest.MarkDecorator):
+    missing = [pytest.mark.skipif(op.problem() is not None, reason=f"op: {op.problem()}")] if name == "op" else []
+    return pytest.param(name, marks=[*missing, *marks])
+
+
+def _sparing(names: tuple[str, ...]) -> list:
+    return [_available(name, *[pytest.mark.full] * (name == "xla")) for name in names]
 
 
 @pytest.fixture(params=[_available(name) for name in config.BACKENDS])
@@ -30,6 +34,18 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[_available(name) for name in FUSED_BACKENDS])
 def fused_backend(request: pytest.FixtureRequest) -> str:
     """Every backend but the reference."""
+    return request.param
+
+
+@pytest.fixture(params=_sparing(config.BACKENDS))
+def backend_in_grids(request: pytest.FixtureRequest) -> str:
+    """Every backend; `xla`, which is `tf` compiled and takes a second to compile each layer, in the full run alone."""
+    return request.param
+
+
+@pytest.fixture(params=_sparing(FUSED_BACKENDS))
+def fused_backend_in_grids(request: pytest.FixtureRequest) -> str:
+    """Every backend but the reference; `xla` in the full run alone."""
     return request.param
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -235,24 +236,42 @@ class TestNative:
         assert library.file_problem(library.op_path()) is None
 
 
+# How many threads the op has, for each [TensorFlow's own setting, the variable]: TensorFlow is imported once, and every
+# answer comes from a child that was forked before anything ran.
+COUNT_THREADS = """
+import json, os, sys
+import tensorflow as tf
+
+def count(intra_op, variable):
+    if variable is not None:
+        os.environ["FUSEDSPLIT_NUM_THREADS"] = variable
+    if intra_op:
+        tf.config.threading.set_intra_op_parallelism_threads(intra_op)
+    from fusedsplit.backends import op
+    return op.problem() or op.library_info()["threads"]
+
+answers = []
+for setting in json.loads(sys.argv[1]):
+    readable, writable = os.pipe()
+    if os.fork() == 0:
+        os.write(writable, json.dumps(count(*setting)).encode())
+        os._exit(0)
+    os.close(writable)
+    answers.append(json.loads(os.read(readable, 4096)))
+    os.wait()
+print(json.dumps(answers))
+"""
+
+
 def test_the_op_uses_every_usable_cpu_unless_told_otherwise():
-    program = (
-        "import tensorflow as tf, sys\n"
-        "n = int(sys.argv[1])\n"
-        "n and tf.config.threading.set_intra_op_parallelism_threads(n)\n"
-        "from fusedsplit.backends import op\n"
-        "print(op.problem() or op.library_info()['threads'])"
-    )
-
-    def threads(intra_op: int, **environment: str) -> int:
-        env = {k: v for k, v in os.environ.items() if k != "FUSEDSPLIT_NUM_THREADS"} | environment
-        command = [sys.executable, "-c", program, str(intra_op)]
-        return int(subprocess.run(command, capture_output=True, text=True, env=env).stdout)
-
     usable = len(os.sched_getaffinity(0))
-    assert threads(0) == threads(usable) <= usable
+    settings = [(0, None), (usable, None), (1, None), (0, "1"), (3, "2")]
+    env = {k: v for k, v in os.environ.items() if k != "FUSEDSPLIT_NUM_THREADS"}
+    command = [sys.executable, "-c", COUNT_THREADS, json.dumps(settings)]
+    result = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert result.returncode == 0, result.stderr
+    untold, told_all, one, one_by_the_variable, least = json.loads(result.stdout.splitlines()[-1])
+    assert untold == told_all <= usable
     if library.core().threads() > 1:  # the core alone, which nobody limits here
-        assert threads(0) > 1
-    assert threads(1) == 1
-    assert threads(0, FUSEDSPLIT_NUM_THREADS="1") == 1
-    assert threads(3, FUSEDSPLIT_NUM_THREADS="2") == 2
+        assert untold > 1
+    assert (one, one_by_the_variable, least) == (1, 1, 2)

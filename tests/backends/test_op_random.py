@@ -13,12 +13,12 @@ import pytest
 from fusedsplit.backends import op
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS, TRIES = 2, 10_000
+PROGRAMS, TRIES = 2, int(os.environ.get("FUSEDSPLIT_OP_TRIES", "5000"))
 
 
 @pytest.mark.skipif(op.problem() is not None, reason=f"the op is not usable: {op.problem()}")
 def test_arbitrary_plans_and_tensors():
-    """20,000 tries, by two programs at a time."""
+    """10,000 tries (or as many as FUSEDSPLIT_OP_TRIES says, twice), by two programs at a time."""
     # The allocator fills what it gives out, so that memory read before it was written does not look like zeros.
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "MALLOC_PERTURB_": "171"}
     running = []
@@ -31,5 +31,5 @@ def test_arbitrary_plans_and_tensors():
         assert process.returncode == 0, errors[-3000:]
         counts = ast.literal_eval(output.strip().splitlines()[-1])
         assert sum(counts.values()) == TRIES
-        assert counts["ran"] > 500, counts
-        assert counts["refused"] > 3000, counts
+        assert counts["ran"] > TRIES // 20, counts
+        assert counts["refused"] > 3 * TRIES // 10, counts

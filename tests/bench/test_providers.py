@@ -14,7 +14,11 @@ _SMALL = Case("small", 6, (Branch(4, (5,)),) * 3, "equal branches: every provide
 _OPTIONAL = {"op", "op-xla", "op-functional"}
 
 
-@pytest.mark.parametrize("case", [_SMALL, CASES["seed2"], CASES["deep3"], CASES["identity"]], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case",
+    [_SMALL, CASES["seed2"], *(pytest.param(CASES[name], marks=pytest.mark.full) for name in ("deep3", "identity"))],
+    ids=lambda c: c.name,
+)
 def test_providers_agree(case: Case) -> None:
     contest = ladder.Contest(case, tuple(providers.PROVIDERS))
     assert all(contest.missing.values())

@@ -25,7 +25,7 @@ def test_values_and_gradients(name, rows):
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize("save", [True, False], ids=["saved", "recomputed"])
+@pytest.mark.parametrize("save", [True, pytest.param(False, marks=pytest.mark.full)], ids=["saved", "recomputed"])
 def test_bits_do_not_depend_on_threads(isa, rows, name, save):
     case = fill(PLANS[name], rows, np.random.default_rng(2)).cast(np.float32)
     results = []

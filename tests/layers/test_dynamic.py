@@ -62,12 +62,12 @@ def test_points_are_clamped(point, backend, rng):
 @pytest.mark.parametrize("rank", [2, 3], ids=lambda n: f"rank {n}")
 @pytest.mark.parametrize("branches", BRANCHES)
 @pytest.mark.parametrize("split", SPLITS)
-def test_values_and_gradients_are_the_unfused_models(split, branches, rank, backend, rng):
+def test_values_and_gradients_are_the_unfused_models(split, branches, rank, backend_in_grids, rng):
     layer = fs.DynamicSplitDense(Dense(8), *BRANCHES[branches](), split=SPLITS[split], head=Dense(2))
     x = tf.constant(rng.normal(size=(9, 6) if rank == 2 else (3, 4, 6)).astype("float32"))
     layer.build(x.shape)
     gradients = []
-    with fs.use_backend(backend):
+    with fs.use_backend(backend_in_grids):
         for f in (layer, tf.function(layer), fs.reference(layer)):
             with tf.GradientTape() as tape:
                 tape.watch(x)
@@ -97,7 +97,7 @@ MASKED = {
 
 @pytest.mark.parametrize("split", ["one point", "a point per row", "learned"])
 @pytest.mark.parametrize("branches", MASKED)
-def test_a_masked_nan_is_zero_in_value_and_gradient(branches, split, backend, rng):
+def test_a_masked_nan_is_zero_in_value_and_gradient(branches, split, backend_in_grids, rng):
     """The last column is no number; it is masked on the left, and nothing of it may be seen there."""
     splits = {
         "one point": lambda x: tf.constant(5),
@@ -122,7 +122,7 @@ def test_a_masked_nan_is_zero_in_value_and_gradient(branches, split, backend, rn
 
     def run_with(number):
         layer.stem[0].bias.assign([0.1] * 7 + [number])
-        with fs.use_backend(backend):
+        with fs.use_backend(backend_in_grids):
             return [run(f) for f in calls]
 
     expected = run_with(0.0)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras.layers import Activation, Dense
 
 import fusedsplit as fs
+from fusedsplit.backends import op
 from fusedsplit.layers import merges
 from tests import numpy_reference
 
@@ -68,16 +69,19 @@ def built(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_check_holds(name):
-    report = fs.check(built(name))
+    # `xla` is `tf` compiled, which takes seconds for each layer: it has those whose steps differ.
+    everywhere = name in ("mixture, own softmax", "dueling max", "highway", "callable, sigmoid head", "nested")
+    backends = None if everywhere else ["tf"] if op.problem() is not None else ["op", "tf"]
+    report = fs.check(built(name), backends=backends)
     assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("rank", [2, 3], ids=lambda n: f"rank {n}")
 @pytest.mark.parametrize("name", LAYERS)
-def test_value_is_numpys(name, rank, backend, rng):
+def test_value_is_numpys(name, rank, backend_in_grids, rng):
     layer = built(name)
     x = rng.normal(size=(7, WIDTH) if rank == 2 else (3, 5, WIDTH)).astype("float32")
-    with fs.use_backend(backend):
+    with fs.use_backend(backend_in_grids):
         found = [layer(x), tf.function(layer)(x)]
     if callable(layer.merge_function):
         expected = np.reshape(fs.reference(layer)(x.reshape(-1, WIDTH)), found[0].shape)
@@ -89,13 +93,13 @@ def test_value_is_numpys(name, rank, backend, rng):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_gradients_are_the_unfused_models(name, fused_backend, rng):
+def test_gradients_are_the_unfused_models(name, fused_backend_in_grids, rng):
     layer = built(name)
     reference = fs.reference(layer)
     x = tf.constant(rng.normal(size=(13, WIDTH)).astype("float32"))
     weights = [w.value for w in layer.weights]
     gradients = []
-    with fs.use_backend(fused_backend):
+    with fs.use_backend(fused_backend_in_grids):
         for f in (layer, tf.function(layer), reference):
             with tf.GradientTape() as tape:
                 tape.watch(x)

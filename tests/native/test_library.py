@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -15,35 +16,31 @@ from fusedsplit.native import library
 
 pytestmark = pytest.mark.skipif(library.core_problem() is not None, reason=f"{library.core_problem()}")
 
+# What there is to say against the Python module, and against the op, of the package in each of the directories.
+# TensorFlow is imported once; every directory has a child that was forked before anything ran.
 PROGRAM = """
-import os
+import json, os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-from fusedsplit.native import library
-print(library.__file__)
-print(library.core_problem())
-from fusedsplit.backends import op
-print(op.problem())
+import tensorflow
+
+def problems(site):
+    sys.path.insert(0, site)
+    from fusedsplit.native import library
+    from fusedsplit.backends import op
+    return [library.__file__, library.core_problem(), op.problem()]
+
+found = []
+for site in sys.argv[1:]:
+    readable, writable = os.pipe()
+    if os.fork() == 0:
+        os.write(writable, json.dumps(problems(site)).encode())
+        os._exit(0)
+    os.close(writable)
+    with os.fdopen(readable) as pipe:
+        found.append(json.load(pipe))
+    os.wait()
+print(json.dumps(found))
 """
-
-
-def problems(site: Path) -> list[str]:
-    """What a new process that finds the package in `site` says against the Python module, and against the op."""
-    env = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=site, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    file, *reasons = done.stdout.splitlines()
-    assert Path(file).is_relative_to(site)
-    return reasons
-
-
-@pytest.fixture
-def site(tmp_path) -> Path:
-    shutil.copytree(library.PACKAGE, tmp_path / "fusedsplit", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path
-
-
-def test_a_copied_package_finds_the_library_beside_it(site):
-    assert problems(site) == ["None", "None"]
 
 
 def of_another_build(path: Path) -> None:
@@ -53,21 +50,42 @@ def of_another_build(path: Path) -> None:
     path.write_bytes(content.replace(build, b"x" * len(build)))
 
 
-@pytest.mark.parametrize(
-    ("harm", "reason"),
-    [
-        (lambda path: path.unlink(), "libfusedsplit_core.so is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "libfusedsplit_core.so is damaged"),
-        (lambda path: path.write_bytes(b"not a library" * 50), "libfusedsplit_core.so is damaged"),
-        (of_another_build, "expected the core library of build"),
-        (lambda path: shutil.copy(path.with_name("_op.so"), path), "cannot be"),
-    ],
-    ids=["missing", "truncated", "no library", "another build", "another library"],
-)
-def test_the_shared_library(site, harm, reason):
-    harm(site / "fusedsplit" / library.SHARED_LIBRARY)
-    of_core, of_op = problems(site)
-    assert reason in of_core and reason in of_op
+# What happens to the library -> the reason that is given, None where nothing is wrong.
+HARMS = {
+    "copied with the package": (lambda path: None, None),
+    "missing": (lambda path: path.unlink(), "libfusedsplit_core.so is missing"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:5000]), "libfusedsplit_core.so is damaged"),
+    "no library": (lambda path: path.write_bytes(b"not a library" * 50), "libfusedsplit_core.so is damaged"),
+    "another build": (of_another_build, "expected the core library of build"),
+    "another library": (lambda path: shutil.copy(path.with_name("_op.so"), path), "cannot be"),
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict[str, list]:
+    """Harm -> the file of the package that was found, and the reasons against the Python module and the op."""
+    sites = {name: tmp_path_factory.mktemp("site") for name in HARMS}
+    for name, site in sites.items():
+        shutil.copytree(library.PACKAGE, site / "fusedsplit", ignore=shutil.ignore_patterns("__pycache__"))
+        HARMS[name][0](site / "fusedsplit" / library.SHARED_LIBRARY)
+    command = [sys.executable, "-c", PROGRAM, *map(str, sites.values())]
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path_factory.mktemp("empty"), env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers = json.loads(done.stdout.splitlines()[-1])
+    for (file, *_), site in zip(answers, sites.values(), strict=True):
+        assert Path(file).is_relative_to(site)
+    return dict(zip(sites, answers, strict=True))
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_the_shared_library(harm, found):
+    _, of_core, of_op = found[harm]
+    reason = HARMS[harm][1]
+    if reason is None:
+        assert of_core is None and of_op is None
+    else:
+        assert reason in of_core and reason in of_op
 
 
 def test_an_isa_of_another_architecture_is_refused_with_the_names_that_there_are():
