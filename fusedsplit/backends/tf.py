@@ -147,14 +147,18 @@ class _Execution:
         self.write(Range(first.dst.value, first.dst.start, last.dst.stop), y)
 
     def merge(self, step: Merge) -> tf.Tensor:
-        terms = (self.read(r) if scale == 1 else self.read(r) * scale for r, scale in step.srcs)
-        y = functools.reduce(_FOLD[step.op], terms)
+        terms = [self.read(r) if scale == 1 else self.read(r) * scale for r, scale in step.srcs]
+        y = functools.reduce(_FOLD[step.op], terms) if terms else self.zeros(step.dst.width)
         for fold, operand in ((tf.multiply, step.gain), (tf.add, step.shift)):
             if operand is not None:
                 y = fold(y, operand.value if isinstance(operand, Const) else self.params[operand])
         if y.shape[-1] != step.dst.width:
             y = tf.broadcast_to(y, [tf.shape(y)[0], step.dst.width])
         return activate(step.activation, y) if step.activation != LINEAR else y
+
+    def zeros(self, width: int) -> tf.Tensor:
+        x = self.read(Range(self.plan.inputs[0], 0, self.plan.values[self.plan.inputs[0]].width))
+        return tf.zeros([tf.shape(x)[0] if x.shape[0] is None else x.shape[0], width], x.dtype)
 
     def row(self, step: Row) -> tf.Tensor:
         x = self.read(step.src)

@@ -62,7 +62,7 @@ def model(layer: Any) -> keras.Model:
         keras.Input(shape=shape[1:], batch_size=shape[0], dtype=layer.compute_dtype) for shape in layer.input_shapes
     ]
     inputs = inputs if layer.takes_list else inputs[0]
-    return keras.Model(inputs, _UnfusedModel(None).layer(layer, inputs), name=f"{layer.name}_reference")
+    return keras.Model(inputs, _UnfusedModel(None).fused(layer, inputs), name=f"{layer.name}_reference")
 
 
 class _Unfused:
@@ -107,6 +107,12 @@ class _Unfused:
 
 class _UnfusedModel(_Unfused):
     """Calls sub-layers on symbolic tensors, with a `Lambda` around whatever is no layer."""
+
+    def fused(self, sublayer: Any, x: Any) -> Any:
+        y = self.layer(sublayer, x)
+        if sublayer.activity_regularizer is None:
+            return y
+        return keras.layers.Identity(activity_regularizer=sublayer.activity_regularizer)(y)
 
     def apply(self, function: Callable[[Any], Any], x: Any) -> Any:
         return keras.layers.Lambda(function)(x)

@@ -143,6 +143,13 @@ class RowProgram:
         array = np.asarray(array)
         return self.param(("constant", str(array.dtype), array.shape, array.tobytes()), array.shape, lambda: array)
 
+    def numbers(self, array: Any) -> View:
+        """The same numbers in every row, as columns of their own."""
+        array = np.asarray(array)
+        y = self._new(array.shape)
+        self.steps.append(Merge("add", (), None, self._operand(array.ravel()), LINEAR, _as_range(y.columns.ravel())))
+        return y
+
     # Products.
 
     def dense(self, x: View, kernel: int, bias: int | None = None, activation: Activation = LINEAR) -> View:
@@ -218,14 +225,16 @@ class RowProgram:
         n, rest = along.shape[-1], along.shape[:-1]
         if n == 1:
             return View(along[..., 0])
-        side_by_side = all(_is_range(row) for row in along.reshape(-1, n))
-        if op in ("sum", "mean", "max") and side_by_side:
-            y = self.row("max" if op == "max" else "mean", View(along)).reshape(rest)
+        if op == "max":  # not by a Merge, which gives the gradient to the first of those that tie
+            return self.row("max", View(along)).reshape(rest)
+        if op == "min":
+            return self.scale(self.row("max", self.scale(View(along), -1.0)).reshape(rest), -1.0)
+        if all(_is_range(row) for row in along.reshape(-1, n)):
+            y = self.row("mean", View(along)).reshape(rest)
             return self.scale(y, float(n)) if op == "sum" else y
         slices = [View(along[..., i]) for i in range(n)]
         self._check_pieces(n)
-        name = "add" if op in ("sum", "mean") else op
-        return self.merge(name, slices, [1.0 / n] * n if op == "mean" else None)
+        return self.merge("add", slices, [1.0 / n] * n if op == "mean" else None)
 
     # The plan.
 

@@ -128,7 +128,10 @@ class _Validator:
 
     def merge(self, where: str, step: Merge) -> None:
         self.check(step.op in MERGE_OPS, where, f"an op of {MERGE_OPS}", step.op)
-        self.check(1 <= len(step.srcs) <= MAX_COUNT, where, "at least one source", step.srcs)
+        empty_sum = step.op == "add" and step.gain is None
+        expected = "at least one source, but for a sum without gain"
+        self.check(bool(step.srcs) or empty_sum, where, expected, step.srcs)
+        self.check(len(step.srcs) <= MAX_COUNT, where, f"at most {MAX_COUNT} sources", len(step.srcs))
         for r, scale in step.srcs:
             self.check(r.width in (1, step.dst.width), where, f"sources of width 1 or {step.dst.width}", r)
             self.check(math.isfinite(scale), where, "finite scales", scale)

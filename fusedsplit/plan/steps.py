@@ -5,7 +5,8 @@ that each read column ranges and write one column range. A split is a range that
 a step writes; neither is ever a copy.
 
     Dense   dst = activation(src @ kernel + bias)
-    Merge   dst = activation(gain * (s_1 src_1 op s_2 src_2 op ...) + shift),  op in {add, mul, max, min}
+    Merge   dst = activation(gain * (s_1 src_1 op s_2 src_2 op ...) + shift),  op in {add, mul, max, min};
+            without sources (an add without gain) it is activation(shift) in every row
     Row     dst = softmax | mean | max | normalize over the columns of src
     Mix     dst = sum over e of gate[e] * experts[e]
 """

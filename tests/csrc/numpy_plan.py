@@ -117,7 +117,8 @@ class Run:
 
     def terms(self, step: Merge):
         shape = (self.rows, step.dst.width)
-        return [np.broadcast_to(self.at(r) * self.dtype.type(scale), shape) for r, scale in step.srcs]
+        terms = [np.broadcast_to(self.at(r) * self.dtype.type(scale), shape) for r, scale in step.srcs]
+        return terms or [np.zeros(shape, self.dtype)]  # a sum of nothing
 
     def forward(self, step):
         if isinstance(step, Dense):

@@ -12,6 +12,7 @@ from tests.csrc.on_core import (
     RELU,
     TANH,
     backward,
+    check_against_numpy,
     forward,
     numpy_backward,
     numpy_forward,
@@ -31,6 +32,27 @@ class TestSteps:
             case = fill(Plan(values, (Param((33,)), Param((33,))), (step,)).validate(), 37, np.random.default_rng(2))
             for got, want in zip(forward(case)[0] + backward(case), numpy_forward(case) + numpy_backward(case)):
                 np.testing.assert_allclose(got, want, atol=1e-12, rtol=1e-12)
+
+    @pytest.mark.parametrize("width", [1, 7, 33, 100])
+    def test_a_sum_of_nothing_is_its_shift(self, isa, width):
+        """Whatever stands beside it, and with or without something that reads it."""
+        x, whole = Range(0, 0, width), Range(2, 0, width)
+        params = (Param((width,)), Param((3 * width, 2)))
+        for shift, activation in ((0, LINEAR), (0, TANH), (Const(-0.5), RELU), (Const(1.5), TANH), (None, LINEAR)):
+            steps = (
+                Merge("add", ((x, 1.0),), None, None, LINEAR, Range(1, 0, width)),
+                Merge("add", (), None, shift, activation, Range(1, width, 2 * width)),
+                Merge("add", (), None, shift, activation, whole),
+                Merge("max", ((whole, 1.0), (x, 1.0)), None, None, LINEAR, Range(1, 2 * width, 3 * width)),
+                Dense(Range(1, 0, 3 * width), 1, None, LINEAR, Range(3, 0, 2)),
+            )
+            values = (Value(width, "input"), Value(3 * width, "hidden"), Value(width, "output"), Value(2, "output"))
+            for rows in (1, 37, 300):
+                case = fill(Plan(values, params, steps).validate(), rows, np.random.default_rng(14))
+                check_against_numpy(case)
+            case.inputs[0][:] = np.nan
+            constant = forward(case)[0][0]
+            assert np.isfinite(constant).all()
 
     def test_a_product_with_zero_factors(self, isa):
         values = (Value(6, "input"), Value(2, "output"))

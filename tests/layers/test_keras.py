@@ -231,6 +231,19 @@ def test_dropout_while_training_draws_what_keras_draws(noise, backend):
     assert np.abs(found[0] - found[1]).max() > 0
 
 
+@pytest.mark.parametrize("merge", ["concat", None])
+def test_the_reference_counts_the_layers_own_activity_regularizer(merge):
+    inner = fs.SplitDense(Dense(4), [None, Dense(2)], activity_regularizer="l1")
+    layer = fs.SplitDense(Dense(8), [[Dense(3), inner], None], merge=merge, activity_regularizer="l2")
+    x = np.random.default_rng(0).normal(size=(7, 5)).astype("float32")
+    layer(x)
+    reference = fs.reference(layer)
+    reference(x)
+    assert len(reference.losses) == len(layer.losses) > 0
+    np.testing.assert_allclose(sum(reference.losses), sum(layer.losses), rtol=1e-6)
+    assert [v.path for v in reference.weights] == [v.path for v in layer.weights]
+
+
 def test_activity_regularizers_are_counted():
     layer = fs.SplitDense(Dense(8, activity_regularizer="l2"), [None, None])
     layer(X)

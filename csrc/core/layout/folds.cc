@@ -34,7 +34,7 @@ std::vector<Fold::Term> fold_terms(const Layout& layout, const Step& step,
   const bool plain = step.kind == StepKind::kMerge && foldable(step.merge_op) &&
                      step.gain.kind == OperandKind::kNone && step.shift.kind == OperandKind::kNone &&
                      at_most_relu(step.activation);
-  if (!plain) return {};
+  if (!plain || step.sources.empty()) return {};
   // The node whose product is exactly this range of a hidden value, and free to be folded.
   const auto product_of = [&](const Range& range) {
     const Writers& of_value = writers[static_cast<size_t>(range.value)];

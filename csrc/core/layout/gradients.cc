@@ -97,10 +97,10 @@ Layout find_masks(Layout layout) {
   for (size_t n = 0; n < layout.nodes.size(); ++n)
     writer[static_cast<size_t>(layout.nodes[n].step.dst.value)] = static_cast<ptrdiff_t>(n);
   for (Node& node : layout.nodes) {
+    if (node.step.kind != StepKind::kDense || node.step.point >= 0) continue;
     const Range& r = node.step.sources[0].range;
     const size_t v = static_cast<size_t>(r.value);
-    if (node.step.kind != StepKind::kDense || node.step.point >= 0 || layout.places[v].role != Role::kHidden)
-      continue;
+    if (layout.places[v].role != Role::kHidden) continue;
     if (reads[v] != 1 || r.width() != layout.places[v].width || writer[v] < 0) continue;
     Node& from = layout.nodes[static_cast<size_t>(writer[v])];
     const bool relu = (from.step.kind == StepKind::kDense || from.step.kind == StepKind::kMerge) &&

@@ -73,7 +73,8 @@ void check_source(const MergeSource<T>& s, ptrdiff_t m, ptrdiff_t n, bool back) 
 
 template <class T>
 void check_merge(const MergeRows<T>& g, bool back) {
-  FUSEDSPLIT_ASSERT(g.op >= 0 && g.op < kMergeOps && g.count >= 1 && g.m >= 1 && g.n >= 1);
+  FUSEDSPLIT_ASSERT(g.op >= 0 && g.op < kMergeOps && g.m >= 1 && g.n >= 1);
+  FUSEDSPLIT_ASSERT(g.count >= 1 || (g.count == 0 && g.op == kOpAdd));
   FUSEDSPLIT_ASSERT(back || (g.y && holds_rows(g.ldy, g.m, g.n)));
   for (ptrdiff_t s = 0; s < g.count; ++s) check_source(g.sources[s], g.m, g.n, back);
 }

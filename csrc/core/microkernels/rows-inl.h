@@ -77,10 +77,10 @@ FUSEDSPLIT_INLINE void fold_next(T* __restrict y, const MergeSource<T>& s, ptrdi
   }
 }
 
-// Columns [begin, begin + n) of one row of a fold.
+// Columns [begin, begin + n) of one row of a fold; of nothing it is the empty sum.
 template <class T>
 void fold_row(const MergeRows<T>& g, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t n, T* y) {
-  for (ptrdiff_t j = 0; j < n; ++j) y[j] = term_at(g.sources[0], row, begin + j);
+  for (ptrdiff_t j = 0; j < n; ++j) y[j] = g.count ? term_at(g.sources[0], row, begin + j) : T(0);
   for (ptrdiff_t s = 1; s < g.count; ++s) {
     switch (g.op) {
       case kOpAdd:

@@ -62,7 +62,7 @@ struct Source {
 
 // One step of any kind; which fields count follows from `kind`:
 //   kDense  sources[0], kernel, bias (-1: none), activation, dst, point (-1: none), side
-//   kMerge  merge_op, sources, gain, shift, activation, dst
+//   kMerge  merge_op, sources (none: a sum of nothing, without gain), gain, shift, activation, dst
 //   kRow    row_op, sources[0], dst, epsilon (of kNormalize; 0 for the others)
 //   kMix    sources[0] is the gate, sources[1..] are the experts; dst
 struct Step {

@@ -156,7 +156,8 @@ class Checker {
   }
 
   void merge(const Step& step) {
-    check(!step.sources.empty(), "at least one source", "none");
+    const bool empty_sum = step.merge_op == MergeOp::kAdd && step.gain.kind == OperandKind::kNone;
+    check(!step.sources.empty() || empty_sum, "at least one source, but for a sum without gain", "none");
     const ptrdiff_t width = step.dst.width();
     for (const Source& s : step.sources) {
       check(s.range.width() == 1 || s.range.width() == width,

@@ -154,7 +154,7 @@ class Generator {
       row(pick(2) ? RowOp::kSoftmax : RowOp::kNormalize, first, {value, start, stop});
       return true;
     }
-    const int n = 1 + pick(4);
+    const int n = pick(8) ? 1 + pick(4) : 0;
     std::vector<int64_t> sources;
     for (int i = 0; i < n; ++i) {
       auto src = source(readable, pick(4) ? w : 1);
@@ -162,9 +162,13 @@ class Generator {
       sources.insert(sources.end(), src.begin(), src.end());
       sources.push_back(bits(pick(2) ? 1.0 : -0.8));
     }
-    add({1, pick(4), n});
+    add({1, n ? pick(4) : static_cast<int64_t>(MergeOp::kAdd), n});
     add(sources);
-    operand(w);
+    if (n) {
+      operand(w);
+    } else {
+      add({0, 0});
+    }
     operand(w);
     activation();
     add({value, start, stop});

@@ -104,12 +104,16 @@ def _with_numbers(program: RowProgram, op: str, x: View, numbers: np.ndarray, fr
     if op == "SquaredDifference":
         difference = program.scale(x, None, -numbers)
         return program.merge("mul", [difference, difference])
-    if numbers.any():
-        raise NotRowWise("with a constant that is not 0")
-    x = View(np.broadcast_to(x.columns, np.broadcast_shapes(x.shape, numbers.shape)))
-    if op == "Maximum":
-        return program.activate(x, Activation("relu"))
-    return program.scale(program.activate(program.scale(x, -1.0), Activation("relu")), -1.0)
+    # Not relu of a maximum with 0: its derivative at 0 is another one.
+    both = [x, _repeated_number(program, numbers)]
+    return program.merge({"Maximum": "max", "Minimum": "min"}[op], both[::-1] if from_left else both)
+
+
+def _repeated_number(program: RowProgram, numbers: np.ndarray) -> View:
+    """Numbers as columns; where they are all the same, as one that stands in each place."""
+    if numbers.size and np.all(numbers == numbers.flat[0]):
+        return View(np.broadcast_to(program.numbers(numbers.flat[0]).columns, numbers.shape))
+    return program.numbers(numbers)
 
 
 @rule("AddN")

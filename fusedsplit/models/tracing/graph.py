@@ -137,14 +137,13 @@ class Lowering:
             raise NotRowWise("of a constant of more than one row")
         return Repeated(result.reshape(result.shape[self.lead :]))
 
-    def columns(self, value: Value, beside: View) -> View:
-        """Numbers as columns: 0 times a column that stands beside them anyway, so that no other one is looked at."""
+    def columns(self, value: Value) -> View:
+        """Rows, or the same numbers in every row, as columns."""
         if isinstance(value, View):
             return value
         if not isinstance(value, Repeated):
             raise NotRowWise("of rows and a constant")
-        source = View(np.full(value.shape, beside.columns.flat[0]))
-        return self.program.scale(source, 0.0, value.numbers)
+        return self.program.numbers(value.numbers)
 
 
 def _of_rank(array: np.ndarray, rank: int) -> np.ndarray:
@@ -249,8 +248,7 @@ def _pack(run: Lowering, node: Node, *parts: Value) -> Value:
 def _joined(run: Lowering, parts: Sequence[Value], join: Callable[[list[np.ndarray]], np.ndarray]) -> Value:
     if all(isinstance(part, Repeated) for part in parts):
         return Repeated(join([part.numbers for part in parts]))  # type: ignore[union-attr]
-    beside = next(part for part in parts if isinstance(part, View) and part.size)
-    return View(join([run.columns(part, beside).columns for part in parts]))
+    return View(join([run.columns(part).columns for part in parts]))
 
 
 @rule("SelectV2", "Select")
@@ -260,16 +258,5 @@ def _select(run: Lowering, node: Node, condition: Value, x: Value, y: Value) -> 
     if not isinstance(x, View) and not isinstance(y, View):
         return run.repeated(node, condition, x, y)
     rank = run.rank([value for value in (condition, x, y) if not is_constant(value)])
-    mask, *arrays = (v.columns if isinstance(v, View) else run.numbers(v, rank) for v in (condition, x, y))
-    mask, *arrays = np.broadcast_arrays(mask, *arrays)
-    if isinstance(x, View) and isinstance(y, View):
-        return View(np.where(mask, *arrays))
-    if isinstance(y, View):
-        mask, arrays = ~mask, arrays[::-1]
-    columns, numbers = arrays
-    if not mask.any():
-        return Repeated(numbers)
-    # What is not chosen is not looked at: 0 times a column that is.
-    source = View(np.where(mask, columns, columns[mask][0]))
-    shift = np.where(mask, np.zeros_like(numbers), numbers)
-    return run.program.scale(source, mask.astype(numbers.dtype), shift if shift.any() else None)
+    views = [v if isinstance(v, View) else run.program.numbers(run.numbers(v, rank)) for v in (x, y)]
+    return View(np.where(run.numbers(condition, rank), *(view.columns for view in views)))
