@@ -31,7 +31,7 @@ def ones_beside(x):
 
 FUNCTIONS = {
     "maximum with 0": lambda x: tf.maximum(x, 0.0),
-    "0 on the left": lambda x: tf.maximum(0.0, x),
+    "0 on the left": lambda x: tf.maximum(tf.zeros([], x.dtype), x),
     "ops.maximum with 0": lambda x: ops.maximum(x, 0),
     "minimum with 0": lambda x: tf.minimum(x, 0.0),
     "ops.minimum, 0 on the left": lambda x: ops.minimum(0.0, x),
