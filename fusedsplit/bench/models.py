@@ -14,6 +14,7 @@ import fusedsplit as fs
 from fusedsplit.bench import architectures, harness
 from fusedsplit.bench.architectures import ARCHITECTURES
 from fusedsplit.bench.ladder import Cell
+from fusedsplit.bench.precision import keras_in
 from fusedsplit.bench.providers import MODEL, PLAIN
 from fusedsplit.models import operations
 
@@ -124,14 +125,8 @@ class ModelContest:
         """Outputs and gradients in float64; of a model that draws numbers (others under XLA) the plain one's own."""
         if self.name == "vae":
             return _flat(self.gradients[f"{PLAIN}-xla" if jit else PLAIN](x, dys))
-        before = keras.config.dtype_policy(), keras.config.floatx()
-        keras.config.set_floatx("float64")
-        keras.config.set_dtype_policy("float64")
-        try:
+        with keras_in("float64"):
             exact = self.architecture.make()
-        finally:
-            keras.config.set_dtype_policy(before[0])
-            keras.config.set_floatx(before[1])
         exact.set_weights(self.model.get_weights())
         weights = [w.value for w in exact.trainable_weights]
         with tf.GradientTape() as tape:

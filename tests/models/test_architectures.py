@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import fusedsplit as fs
 from fusedsplit.bench import architectures
+from fusedsplit.bench.precision import keras_in
 from fusedsplit.models import operations
 from tests.layers import test_seeds
 
@@ -52,14 +53,8 @@ def _scale_is_known(monkeypatch):
 
 
 def _made(name: str, dtype: str = "float32") -> tuple[keras.Model, np.ndarray]:
-    before = keras.config.dtype_policy(), keras.config.floatx()
-    keras.config.set_floatx(dtype)
-    keras.config.set_dtype_policy(dtype)
-    try:
+    with keras_in(dtype):
         model = SMALL[name]()
-    finally:
-        keras.config.set_dtype_policy(before[0])
-        keras.config.set_floatx(before[1])
     rng = np.random.default_rng(3)
     for w in model.weights:
         if "float" in w.dtype:
@@ -101,10 +96,8 @@ def test_equal_in_float64(name, fused_backend):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * np.max(np.abs(expected), initial=1.0))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", ["mmoe", "grn_vsn", "swiglu", "tabnet_step"])  # tracing takes seconds
 def test_equal_in_float32_graphs(name):
-    if name == "vae":
-        pytest.skip("what it draws differs from call to call")
     model, x = _made(name)
     fused = fs.fuse(model)
     exact = _made(name, "float64")[0]

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 import fusedsplit as fs
+from fusedsplit.bench.precision import keras_in
 from tests.models import keras_models as models
 
 pytestmark = pytest.mark.filterwarnings("ignore::fusedsplit.FusedSplitWarning")
@@ -175,17 +176,11 @@ def test_float64():
 
 
 def test_a_float64_policy():
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    try:
+    with keras_in("float64"):
         model = models.functional()
         fused = fs.fuse(model)
         assert len(fused.regions) == 1
         np.testing.assert_allclose(fused(X.astype("float64")), model(X.astype("float64")), rtol=1e-12, atol=1e-14)
-    finally:
-        keras.config.set_floatx(floatx)
-        keras.config.set_dtype_policy(policy)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

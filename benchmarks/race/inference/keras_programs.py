@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ import fusedsplit as fs
 from fusedsplit.backends.base import Operands
 from fusedsplit.bench import cases, fused, models, providers
 from fusedsplit.bench.architectures import ARCHITECTURES
+from fusedsplit.bench.precision import keras_in
 from fusedsplit.bench.program import ProviderUnavailable
 from race.inference import plans
 from race.inference.subjects import Subject, draw
@@ -88,26 +88,13 @@ def _one(xs: Sequence[Any]) -> Any:
     return xs[0] if len(xs) == 1 else list(xs)
 
 
-@contextlib.contextmanager
-def _double() -> Iterator[None]:
-    """Keras in float64: the policy is kept from its first use on, so both are set."""
-    before = keras.config.dtype_policy(), keras.config.floatx()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before[0])
-        keras.config.set_floatx(before[1])
-
-
 def exact(subject: Subject) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
     """The Keras model in float64, as a function of rows; each output as (rows, columns)."""
-    with _double():
+    with keras_in("float64"):
         model = Programs(subject).model()
 
     def outputs(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with _double():
+        with keras_in("float64"):
             ys = model(_one([tf.constant(x, tf.float64) for x in inputs]), training=False)
         return [y.numpy().reshape(-1, y.shape[-1]) for y in keras.tree.flatten(ys)]
 
