@@ -132,9 +132,17 @@ def _outside(model: Any, functional: Any) -> list[str]:
     # Where Keras 3.5 puts a layer that is set on a functional model.
     layers = (*model._layers, *model._tracker.config["layers"][1])
     variables = (*model._trainable_variables, *model._non_trainable_variables)
-    extra = (layer for layer in dict.fromkeys(layers) if id(layer) not in inside)
+    extra = (layer for layer in dict.fromkeys(layers) if id(layer) not in inside and not _was_built(model, layer))
     tracked = (*extra, *variables, *model._metrics, *model._seed_generators)
     return [x.name for x in tracked]
+
+
+def _was_built(model: Any, layer: Any) -> bool:
+    """Whether a layer is what a Sequential kept as its graph before it was built anew, as each `add` does: Keras goes
+    on tracking it, though nothing has it any more."""
+    if not isinstance(model, keras.Sequential) or type(layer).__name__ != "Functional":
+        return False
+    return layer.inputs[0] is model.inputs[0] and not any(value is layer for value in vars(model).values())
 
 
 def strategy_scope(model: Any) -> Any:

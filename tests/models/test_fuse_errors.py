@@ -1,6 +1,7 @@
 """What `fuse` and `unfuse` refuse, and what they say."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers as kl
 
@@ -28,6 +29,21 @@ def test_a_model_of_tf_keras():
     mine = type("Mine", (base,), {})
     for cls in (base, mine):
         refused(TypeError, ["tf_keras", "Keras 3"], cls())
+
+
+def test_a_sequential_that_grew():
+    """Keras goes on tracking the graphs that it had before."""
+    model = keras.Sequential([keras.Input((6,)), kl.Dense(5), kl.Dense(4)])
+    model.pop()
+    for _ in range(2):
+        model(np.zeros((2, 6)))
+        model.add(kl.Dense(4, activation="relu"))
+    model.build((None, 6))
+    fused = fs.fuse(model)
+    assert len(fused.regions) == 1 and fused.weights == model.weights
+    np.testing.assert_allclose(fused(np.ones((2, 6))), model(np.ones((2, 6))), rtol=1e-6)
+    model.head = keras.Model(model.inputs, kl.Dense(2)(model.layers[0].output))
+    refused(ValueError, ["functional", "outside of it"], model)
 
 
 def test_an_unbuilt_sequential():
