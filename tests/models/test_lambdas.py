@@ -121,6 +121,8 @@ CASES = {
     ),
     "where": (lambda x: ops.where(MASK, x, 0.5), (4,)),
     "where not": (lambda x: tf.where(MASK, tf.zeros_like(x), x), (4,)),
+    "zeros_like": (lambda x: (x, ops.zeros_like(x)), (4,)),
+    "the same row": (lambda x: x - x + tf.ones_like(x) * [1.0, 2.0], (2,)),
     "where of two": (lambda x, y: tf.where(MASK, x, y), (4,), (4,)),
     # Arithmetic.
     "scale and shift": (lambda x: x * [1.0, 2.0, 3.0, 4.0] + 0.5, (4,)),
@@ -481,8 +483,8 @@ REFUSALS = {
     "Python condition": (lambda x: x if x[0, 0] > 0 else -x, "calling it on symbolic rows fails", (2,)),
     "the batch size in Python": (lambda x: x * x.shape[0], "calling it on symbolic rows fails", (2,)),
     "nothing returned": (lambda x: None, "calling it on symbolic rows fails", (2,)),
-    "constant output": (lambda x: tf.ones_like(x), "an output that is constant", (2,)),
-    "empty output": (lambda x: x[:, 2:], "an output that is constant, or empty", (2,)),
+    "output of a constant": (lambda x: tf.ones((3, 2), x.dtype), "of rows and a constant of no rows", (2,)),
+    "empty output": (lambda x: x[:, 2:], "an output that is empty", (2,)),
     "many pieces": (lambda x: x[:, ::2], "pieces, of at most", (300,)),
 }
 

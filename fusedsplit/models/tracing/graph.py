@@ -67,10 +67,10 @@ class Lowering:
             except (NotRowWise, ValueError, TypeError, IndexError) as error:  # NumPy's own for what nobody thought of
                 raise NotRowWise(f"TensorFlow's {node.op}: {error}") from error
             values.append(result if isinstance(result, list) else [result])
-        results = [values[ref.node][ref.output] for ref in outputs]
-        if not all(isinstance(result, View) and result.size for result in results):
-            raise NotRowWise("an output that is constant, or empty")
-        return results  # type: ignore[return-value]
+        results = [self.columns(values[ref.node][ref.output]) for ref in outputs]
+        if not all(result.size for result in results):
+            raise NotRowWise("an output that is empty")
+        return results
 
     def node(self, node: Node, operands: list[Value]) -> Value | list[Value]:
         """What a node gives (a list, if several)."""
@@ -142,7 +142,7 @@ class Lowering:
         if isinstance(value, View):
             return value
         if not isinstance(value, Repeated):
-            raise NotRowWise("of rows and a constant")
+            raise NotRowWise("of rows and a constant of no rows")
         return self.program.numbers(value.numbers)
 
 
