@@ -18,8 +18,9 @@ from fusedsplit.models.region import Region
 # Costs of an eager call, in calls of a Keras layer (which take as long as 2e6 multiplications and additions):
 # an operation of `keras.ops`; what Keras does around a model that is more than one region; a region; each weight that
 # it reads; a BatchNormalization, whose gain and shift are computed for each call. Fitted to chains of 2, 8 and 32
-# Dense and to 9 models of bench/architectures.py at batch 1 and 32 (2 busy cores with AVX-512, TensorFlow 2.21, Keras
-# 3.15): the measured gain was between half of what they say and twice that.
+# Dense and to the models of bench/architectures.py at batch 1 and 32 (2 cores with AVX-512, TensorFlow 2.21, Keras
+# 3.15). Measured again on a quiet machine (13 models), the gain was 0.5 to 1.05 times what they say, but for tabm at
+# batch 1 (1.8) and grn_vsn (0.3 and 0.6), which has 244 weights.
 OPERATION, AROUND, REGION, WEIGHT, BATCH_NORMALIZATION, FLOPS = 0.5, 0.4, 0.1, 0.012, 0.2, 1 / 2e6
 # Without a kernel of their own, or removed before a graph runs.
 _NOT_RUN = {"Const", "Placeholder", "Identity", "IdentityN", "NoOp", "ReadVariableOp", "StopGradient"}
