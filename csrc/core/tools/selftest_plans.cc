@@ -268,8 +268,9 @@ class Plain {
 
   void run(const Step& step) {
     double* y = at(step.dst);
-    const double* x = at(step.sources[0].range);
-    const ptrdiff_t n = step.sources[0].range.width(), w = step.dst.width();
+    const Range first = step.sources.empty() ? Range{} : step.sources[0].range;
+    const double* x = at(first);
+    const ptrdiff_t n = first.width(), w = step.dst.width();
     switch (step.kind) {
       case StepKind::kDense:
         return dense(step, x, n, y, w);
