@@ -111,13 +111,13 @@ def test_compile_state_comes_along():
         loss_weights=0.5,
         metrics=["mse", shared],
         weighted_metrics=["mae"],
-        steps_per_execution=3,
+        steps_per_execution=2,  # Keras 3.5 loses an execution that is cut short
     )
     fused = fs.fuse(model)
     plain = fs.unfuse(fused)
     for other in (fused, plain):
         assert other.compiled and other.optimizer is model.optimizer and other.loss is model.loss
-        assert other.steps_per_execution == 3 and other.jit_compile == model.jit_compile
+        assert other.steps_per_execution == 2 and other.jit_compile == model.jit_compile
         assert other._compile_config.config.keys() == model._compile_config.config.keys()
         assert other._compile_config.config["loss_weights"] == 0.5
         assert other._compile_metrics is not model._compile_metrics and other._loss_tracker is not model._loss_tracker

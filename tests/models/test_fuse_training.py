@@ -57,10 +57,11 @@ def test_one_curve(make, optimizer):
 
 @pytest.mark.parametrize(
     "options",
-    [{"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 3}, {"jit_compile": False}],
+    [{"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 5}, {"jit_compile": False}],
     ids=str,
 )
 def test_how_it_is_compiled(options):
+    """Five batches each: Keras 3.5 loses an execution of several steps that is cut short."""
     plain, model = models.functional(), models.functional()
     model.set_weights(plain.get_weights())
     for m in (plain, model):
@@ -68,8 +69,10 @@ def test_how_it_is_compiled(options):
     fused = fs.fuse(model)
     np.testing.assert_allclose(curve(fused), curve(plain), rtol=2e-4)
     assert_same_state(plain, fused)
-    np.testing.assert_allclose(fused.evaluate(X, Y, verbose=0), plain.evaluate(X, Y, verbose=0), rtol=2e-4)
-    np.testing.assert_allclose(fused.predict(X, verbose=0), plain.predict(X, verbose=0), rtol=2e-3, atol=1e-4)
+    found, expected = (m.evaluate(X, Y, batch_size=16, verbose=0) for m in (fused, plain))
+    np.testing.assert_allclose(found, expected, rtol=2e-4)
+    found, expected = (m.predict(X, batch_size=16, verbose=0) for m in (fused, plain))
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4)
 
 
 def test_batches_by_hand():
