@@ -25,7 +25,8 @@ DEFAULT = ("mmoe", "grn", "nbeats")
 # Batches of `make bench`, and of the program.
 BENCH_BATCHES = (32, 512)
 _NAMES = (PLAIN, f"{PLAIN}-xla", MODEL, f"{MODEL}-xla")
-# A result may err by four times what the plain model errs in its worse form, or by some units in the last place of the largest number.
+# A result may err by four times what the plain model errs in its worse form, or by some units in the last place of the
+# largest number.
 _RATIO, _FLOOR = 4.0, 1e-5
 _STEPS = 16
 
