@@ -183,6 +183,60 @@ def test_a_round_wakes_as_many_threads_as_have_a_chunk():
     run_alone(ROUND_OF_TWO)
 
 
+WAKES = """
+import os, time
+import numpy as np
+from fusedsplit.plan import Dense, Param, Plan, Range, Value
+from tests.csrc.on_core import LINEAR, core
+
+plan = Plan((Value(512, "input"), Value(512, "output")), (Param((512, 512)),),
+            (Dense(Range(0, 0, 512), 0, None, LINEAR, Range(1, 0, 512)),))
+made = core.Program32(plan.encode())
+inputs, params = [np.ones((150, 512), np.float32)], [np.ones((512, 512), np.float32)]
+everywhere = os.sched_getaffinity(0)
+others = set(os.listdir("/proc/self/task"))
+core.set_threads(3)
+made.forward(inputs, params)
+pool = sorted(int(task) for task in set(os.listdir("/proc/self/task")) - others)
+assert len(pool) == 2, pool
+
+
+def wake():
+    time.sleep(0.01)  # everybody sleeps
+    made.forward(inputs, params)
+
+
+def cpu(task):
+    return int(open(f"/proc/self/task/{task}/stat").read().rpartition(")")[2].split()[36])
+
+
+for _ in range(20):
+    wake()
+time.sleep(0.05)
+assert all(os.sched_getaffinity(task) == everywhere for task in pool)
+
+# Whose CPUs somebody else has chosen keeps those.
+first = {min(everywhere)}
+os.sched_setaffinity(pool[1], first)
+wake(), wake(), time.sleep(0.05)
+assert os.sched_getaffinity(pool[0]) == everywhere and os.sched_getaffinity(pool[1]) == first
+
+if len(everywhere) > 1:
+    os.sched_setaffinity(0, first)  # of this thread alone
+    beside = []
+    for _ in range(30):
+        wake()
+        beside.append(cpu(pool[0]) not in first)
+    assert sum(beside) >= 20, beside
+print("ok")
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
+def test_a_thread_wakes_beside_its_caller_and_keeps_its_cpus():
+    run_alone(WAKES)
+
+
 @pytest.mark.parametrize(
     ("inputs", "widths"), [(128, [64] * 4), (64, [32] * 16), (512, [128] * 8)], ids=["med", "wide", "large"]
 )

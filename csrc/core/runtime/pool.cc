@@ -51,7 +51,9 @@ int Pool::grow(int count) {
     for (int worker = static_cast<int>(threads_.size()) + 1; worker < count; ++worker) {
       threads_.reserve(threads_.size() + 1);
       auto fresh = std::make_unique<Thread>();
-      std::thread([this, worker, self = fresh.get()] { work(worker, self); }).detach();
+      std::thread thread([this, worker, self = fresh.get()] { work(worker, self); });
+      fresh->handle = thread.native_handle();
+      thread.detach();
       threads_.push_back(std::move(fresh));
     }
   } catch (...) {
@@ -72,6 +74,7 @@ void Pool::wake(int wanted, int limit) {
     Thread& thread = *threads_[static_cast<size_t>(worker - 1)];
     if (!thread.parked) continue;
     thread.parked = false;
+    thread.steering.away_from_here(thread.handle);
     thread.wake.notify_one();
     --missing;
   }
@@ -107,8 +110,16 @@ bool Pool::drain(int worker) {
 
 void Pool::work(int worker, Thread* self) {
   auto idle_since = Clock::now();
-  bool busy_times = false;  // the last call came before a spinning worker would have given up
+  std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
+    self->wake.wait(lock, [&] { return !self->parked || Claim::unpack(claim_.load()).open_to(worker); });
+    self->parked = false;
+    lock.unlock();
+    self->steering.undo();
+    const auto woken = Clock::now();
+    // Whether the last call came before a spinning worker would have given up.
+    const bool busy_times = woken - idle_since < kSpin;
+    idle_since = woken;
     for (unsigned turn = 1;; ++turn) {
       if (drain(worker)) {
         idle_since = Clock::now();
@@ -122,15 +133,8 @@ void Pool::work(int worker, Thread* self) {
       // Whoever else has work for this CPU gets it.
       if (turn % 64 == 0) std::this_thread::yield();
     }
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      self->parked = true;
-      self->wake.wait(lock, [&] { return !self->parked || Claim::unpack(claim_.load()).open_to(worker); });
-      self->parked = false;
-    }
-    const auto woken = Clock::now();
-    busy_times = woken - idle_since < kSpin;
-    idle_since = woken;
+    lock.lock();
+    self->parked = true;
   }
 }
 

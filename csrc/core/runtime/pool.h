@@ -8,7 +8,10 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
+
+#include "core/runtime/steering.h"
 
 namespace fusedsplit {
 
@@ -40,8 +43,10 @@ class Pool {
  private:
   // A thread: where it waits when there is nothing to do.
   struct Thread {
-    std::atomic<bool> parked{false};  // written under the pool's mutex
+    std::thread::native_handle_type handle{};
+    std::atomic<bool> parked{true};  // from the beginning; written under the pool's mutex
     std::condition_variable wake;
+    Steering steering;  // while parked the waker's, then the thread's
   };
 
   // Takes chunks until none is left; says whether there was one.
