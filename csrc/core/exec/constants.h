@@ -8,6 +8,9 @@ namespace fusedsplit {
 
 // Operations for which one more worker is worth having; below that sharing costs more than it brings. Bits: no.
 constexpr double kWorkPerWorker = 3e6;
+// At inference so many times less, since it hands over once: a frozen call of 8 rows on med takes 4.5 us and not 7.6, of 4
+// rows 2.8 and not 4.0. With gradients a row of head would take 11.6 and not 6.4. Bits: no.
+constexpr double kInferenceShares = 3;
 // Operations for which a parked worker is woken: it comes 20 us late. Bits: no.
 constexpr double kWorkToWake = 2e7;
 // What reading a weight costs, in operations: with few rows it takes longer than the products. Bits: no.
@@ -23,6 +26,11 @@ constexpr ptrdiff_t kJoinRows = 128;
 
 // Fewer rows than this for each worker are not worth cutting into blocks. Bits: no.
 constexpr ptrdiff_t kFewRows = 48;
+// Nor are fewer than this at inference where all kernels together are so few bytes that each worker keeps its own copy
+// of them in level 2: blocks hand over once, chains at each stage. 3 to 12 % on wide, frozen, with 8 to 90 rows, and the
+// more the fewer chains there are. Bits: no.
+constexpr ptrdiff_t kFewRowsCached = 4;
+constexpr ptrdiff_t kCachedKernels = 1 << 19;
 
 // Columns to which a Dense is cut where few rows leave nothing else to share out. Bits: no, since only inference does.
 constexpr ptrdiff_t kFewColumns = 128;

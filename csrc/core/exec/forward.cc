@@ -25,7 +25,8 @@ template <class T>
 void Executor<T>::forward(const ForwardArgs<T>& args, const Prepared<T>* prepared) const {
   if (args.rows <= 0) return;
   const double work = work_of(layout_, args.rows);
-  Workers workers(std::min(useful_workers(work), args.threads), work >= work_to_wake);
+  const int useful = useful_workers(args.saved ? work : kInferenceShares * work);
+  Workers workers(std::min(useful, args.threads), work >= work_to_wake);
   Call call;
   call.kernels = prepared ? prepared->kernels : &active_kernels<T>();
   call.workers = &workers;
@@ -33,8 +34,10 @@ void Executor<T>::forward(const ForwardArgs<T>& args, const Prepared<T>* prepare
   // What is saved has the layout of blocks.
   const Blocks blocks(layout_, args.rows);
   const bool one_block = args.saved ? blocks.shards == 1 && blocks.shard_blocks(0) == 1 : args.rows <= kChunk;
-  const bool chains = workers.count() > 1 && args.rows < kFewRows * workers.count() && one_block;
-  const bool few = prepared && (chains || args.rows < kManyRows);
+  const bool cached = layout_.param_size * static_cast<ptrdiff_t>(sizeof(T)) <= kCachedKernels;
+  const ptrdiff_t least = cached && !args.saved ? kFewRowsCached : kFewRows;
+  const bool chains = workers.count() > 1 && args.rows < least * workers.count() && one_block;
+  const bool few = prepared && (chains || args.rows < kManyRows * workers.count());
   if (prepared) {
     FUSEDSPLIT_ASSERT(!args.saved);
     call.tensors.params = prepared->params.data();
