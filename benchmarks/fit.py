@@ -21,7 +21,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package that this program lies beside
 
-from race import versions
+from race import program, versions
 from race.field import Field
 from race.training import TRAINEES, WHAT, contest, tables
 from race.training.task import Flights, write_flights
@@ -98,17 +98,10 @@ class Run:
 
 def main() -> int:
     args = _arguments()
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=170)
-    found = conditions.collect()
-    console.print(conditions.title(found))
-    for text in conditions.warnings(found):
-        console.print(f"Note: {text}", style="yellow", markup=False)
+    console = program.begin()
     for name in args.peers:
         console.print(f"{name:<14} {WHAT[name]}", markup=False, highlight=False)
-    say = lambda text: console.print(text, style="yellow", markup=False)  # noqa: E731
-    field = Field({name: TRAINEES[name] for name in args.peers}, args.threads, args.patience, say)
+    field = program.contestants(console, args.peers, TRAINEES, args.threads, args.patience)
     run = Run(field, console, args)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -122,10 +115,9 @@ def main() -> int:
         finally:
             field.close()
     run.write()
-    problems = [f"{c.task} {c.batch}, {name}: {text}" for c in run.cells for name, text in c.problems.items()]
-    for text in problems:
-        console.print(text, style="red", markup=False)
-    return int(bool(problems))
+    return program.end(
+        console, (f"{c.task} {c.batch}, {name}: {text}" for c in run.cells for name, text in c.problems.items())
+    )
 
 
 if __name__ == "__main__":

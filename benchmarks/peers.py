@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package that this program lies beside
 
-from race import versions
+from race import program, versions
 from race.field import Field
 from race.inference import PEERS, keras_programs, plots, tables
 from race.inference.contest import Contest
@@ -108,15 +108,8 @@ class Race:
 
 def main() -> int:
     args = _arguments()
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=170)
-    found = conditions.collect()
-    console.print(conditions.title(found))
-    for text in conditions.warnings(found):
-        console.print(f"Note: {text}", style="yellow", markup=False)
-    say = lambda text: console.print(text, style="yellow", markup=False)  # noqa: E731
-    field = Field({name: PEERS[name] for name in args.peers}, args.threads, args.patience, say)
+    console = program.begin()
+    field = program.contestants(console, args.peers, PEERS, args.threads, args.patience)
     race = Race(field, console)
     try:
         race.run(args.only, args.batches, args.rounds)
@@ -126,10 +119,10 @@ def main() -> int:
         console.print(tables.floors_table(race.floors, race.ceiling))
         console.print(tables.summary_table(race.cells))
         race.write(args.out)
-    problems = [f"{c.case} {c.batch}, {name}: {text}" for c in race.cells for name, text in c.problems.items() if text]
-    for text in problems:
-        console.print(text, style="red", markup=False)
-    return int(bool(problems))
+    return program.end(
+        console,
+        (f"{c.case} {c.batch}, {name}: {text}" for c in race.cells for name, text in c.problems.items() if text),
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What `benchmarks/peers.py` and `benchmarks/fit.py` have in common: contestants, each in a process of its own.
 
 remote      a process, seen from the program that holds the race;  serve: that process;  field: all of them
+program     how they begin and end
 contestant  what runs in it and times itself
 inference   a trained model's answer: one class for each peer
 training    a step of `fit`: one class for each peer
