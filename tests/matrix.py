@@ -1,7 +1,8 @@
 """`make test-matrix`: one wheel, a core set of tests, in fresh environments with older and newer TensorFlow and Keras.
 
 Builds the wheel once, makes an environment for each row of ROWS under build/matrix, installs the wheel and the row's
-pins there, and runs the tests against the installed package. Prints the table that stands in the README.
+pins there, and runs the tests against the installed package. Prints the table that stands in the README. Before them
+comes an environment of NumPy and the wheel alone, where a predictor is loaded and used.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,17 +93,61 @@ def run_row(row: Row, wheel: Path, tests: tuple[str, ...]) -> tuple[str, ...]:
     return (*info.stdout.strip().splitlines()[-1].split("|"), re.sub(r" in [\d.]+s.*", "", closing))
 
 
+# What somebody with TensorFlow saves, and what somebody without it does with that.
+SAVES = """
+import numpy as np, fusedsplit as fs
+from keras.layers import Dense
+layer = fs.SplitDense(Dense(8), [Dense(4, activation="relu"), Dense(6, activation="relu")], head=Dense(1))
+layer.build((None, 10))
+predictor, x = fs.Predictor(layer), np.random.default_rng(0).standard_normal((1000, 10), "float32")
+predictor.save("model.fs"), np.save("x.npy", x), np.save("y.npy", predictor(x))
+"""
+PREDICTS = """
+import sys, time
+import numpy as np, fusedsplit as fs
+y = fs.Predictor.load("model.fs")(np.load("x.npy"))
+seconds = time.time() - float(sys.argv[1])
+same = np.allclose(y, np.load("y.npy"), rtol=0, atol=1e-5) and "tensorflow" not in sys.modules
+print(np.__version__, f"predicts {seconds:.2f} s after its process began" if same else "fails: other numbers", sep="|")
+"""
+
+
+def run_numpy_alone(wheel: Path) -> tuple[str, ...]:
+    """The line of an environment that `pip install --no-deps fusedsplit numpy` leaves."""
+    home = WORK / "numpy-alone"
+    shutil.rmtree(home, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+    subprocess.run([str(home / "bin" / "pip"), "install", "-q", "--no-deps", str(wheel), "numpy"], check=True)
+    run = home / "run"
+    run.mkdir()
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", SAVES], check=True, cwd=run, env=env, stderr=subprocess.DEVNULL)
+    command = [str(home / "bin" / "fusedsplit"), "predict", "model.fs", "x.npy", "z.npy"]
+    tool = subprocess.run(command, check=False, capture_output=True, text=True, cwd=run)
+    if tool.returncode:
+        return ("none", "none", "-", "-", f"fails: {tool.stderr.strip()}")
+    # Of three, the first of which reads everything from disk.
+    tries = []
+    for _ in range(3):
+        python = [str(home / "bin" / "python"), "-I", "-c", PREDICTS, str(time.time())]
+        tries.append(subprocess.run(python, check=True, capture_output=True, text=True, cwd=run).stdout.strip())
+    version, outcome = tries[-1].split("|")
+    return ("none", "none", version, "-", outcome)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", help="which rows of ROWS, by their place")
+    parser.add_argument("--rows", type=int, nargs="*", help="which rows of ROWS, by their place")
     parser.add_argument("--tests", nargs="+", default=TESTS, help="files below tests/")
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     wheel = build_wheel(sys.executable)
     print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB")
     print("| TensorFlow | Keras | NumPy | op | tests |\n|---|---|---|---|---|")
-    failed = False
-    for row in [ROWS[i] for i in args.rows] if args.rows else ROWS:
+    line = run_numpy_alone(wheel)
+    print("| " + " | ".join(line) + " |", flush=True)
+    failed = "fails" in line[-1]
+    for row in ROWS if args.rows is None else [ROWS[i] for i in args.rows]:
         line = run_row(row, wheel, tuple(args.tests))
         failed |= "failed" in line[-1] or "error" in line[-1] or "import" in line[-2]
         print("| " + " | ".join(line) + " |", flush=True)
