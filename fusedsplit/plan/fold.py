@@ -11,6 +11,7 @@ another order of summation does: by a few units roundoff of the sum of absolute 
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusedsplit.plan.plan import Plan
+from fusedsplit.plan.rewriting import Place, Steps
 from fusedsplit.plan.steps import (
     LINEAR,
     Activation,
@@ -27,7 +29,6 @@ from fusedsplit.plan.steps import (
     Merge,
     Param,
     Range,
-    Step,
     Value,
     params_of,
     renamed,
@@ -72,7 +73,7 @@ class _Program:
 
     def __init__(self, plan: Plan, params: Sequence[Array]):
         self.plan = plan
-        self.steps: list[Step] = list(plan.steps)
+        self.steps = Steps(plan.steps)
         self.params: list[Array] = list(params)
 
     # What the passes ask.
@@ -80,17 +81,13 @@ class _Program:
     def is_hidden(self, r: Range) -> bool:
         return self.plan.values[r.value].role == "hidden"
 
-    def readers(self, r: Range) -> list[Step]:
-        """The steps that read any column of a range."""
-        return [step for step in self.steps if any(_overlap(s, r) for s in sources(step))]
+    def kernel(self, step: Dense, columns: slice = slice(None)) -> npt.NDArray[np.float64]:
+        return np.asarray(self.params[step.kernel][:, columns], np.float64)
 
-    def kernel(self, step: Dense) -> npt.NDArray[np.float64]:
-        return np.asarray(self.params[step.kernel], np.float64)
-
-    def bias(self, step: Dense) -> npt.NDArray[np.float64]:
+    def bias(self, step: Dense, columns: slice = slice(None)) -> npt.NDArray[np.float64]:
         if step.bias is None:
-            return np.zeros(step.dst.width)
-        return np.asarray(self.params[step.bias], np.float64)
+            return np.zeros(len(range(*columns.indices(step.dst.width))))
+        return np.asarray(self.params[step.bias][columns], np.float64)
 
     def operand(self, operand: int | Const | None, default: float, width: int) -> npt.NDArray[np.float64]:
         if operand is None or isinstance(operand, Const):
@@ -111,65 +108,63 @@ class _Program:
         self.params.append(bias)
         return dataclasses.replace(step, kernel=place, bias=place + 1)
 
-    def replace(self, old: Step, new: Sequence[Step]) -> None:
-        at = next(i for i, step in enumerate(self.steps) if step is old)
-        self.steps[at : at + 1] = new
-
     # The passes: each says whether it changed anything.
 
     def drop_unread(self) -> bool:
-        kept = [step for step in self.steps if not self.is_hidden(step.dst) or self.readers(step.dst)]
-        changed = len(kept) < len(self.steps)
-        self.steps = kept
-        return changed
+        before = len(self.steps)
+        for place, step in reversed(self.steps.in_order()):  # so that what only the dropped read goes with them
+            if self.is_hidden(step.dst) and not self.steps.readers(step.dst):
+                self.steps.replace(place, [])
+        return len(self.steps) < before
 
     def join(self) -> bool:
         """Neighbouring columns that one product can give."""
-        alike: dict[tuple[Range, Activation, int], list[Dense]] = defaultdict(list)
-        for step in self.steps:
+        alike: dict[tuple[Range, Activation, int], list[tuple[Place, Dense]]] = defaultdict(list)
+        for place, step in self.steps.in_order():
             if isinstance(step, Dense) and step.live is None:
-                alike[step.src, step.activation, step.dst.value].append(step)
+                alike[step.src, step.activation, step.dst.value].append((place, step))
         changed = False
         for found in alike.values():
             for run in _neighbours(found):
                 changed = True
+                products = [step for _, step in run]
+                kernel = np.concatenate([self.kernel(r) for r in products], axis=1)
+                bias = np.concatenate([self.bias(r) for r in products])
+                has_bias = any(r.bias is not None for r in products)
+                dst = Range(products[0].dst.value, products[0].dst.start, products[-1].dst.stop)
+                joined = dataclasses.replace(products[0], bias=0 if has_bias else None, dst=dst)
                 # Where the first of them stands: what it reads is there.
-                first = next(step for step in self.steps if any(step is r for r in run))
-                kernel = np.concatenate([self.kernel(r) for r in run], axis=1)
-                bias = np.concatenate([self.bias(r) for r in run])
-                has_bias = any(r.bias is not None for r in run)
-                dst = Range(run[0].dst.value, run[0].dst.start, run[-1].dst.stop)
-                joined = dataclasses.replace(run[0], bias=0 if has_bias else None, dst=dst)
-                self.replace(first, [self.with_weights(joined, kernel, bias)])
-                self.steps = [step for step in self.steps if not any(step is r for r in run)]
+                first = min(place for place, _ in run)
+                for place, _ in run:
+                    self.steps.replace(place, [self.with_weights(joined, kernel, bias)] if place == first else [])
         return changed
 
     def gain_behind(self) -> bool:
         """A Merge of one source that linear products write, and that nobody else reads."""
         changed = False
-        for step in list(self.steps):
+        for place, step in self.steps.in_order():
             if not isinstance(step, Merge) or len(step.srcs) != 1 or step.srcs[0][0].width != step.dst.width:
                 continue
             src = step.srcs[0][0]
-            writers = [s for s in self.steps if _overlap(s.dst, src)]
-            products = [w for w in writers if isinstance(w, Dense) and w.activation == LINEAR and _within(w.dst, src)]
-            if not self.is_hidden(src) or len(products) < len(writers) or len(self.readers(src)) > 1:
+            writers = self.steps.writers(src)
+            products = [(at, w) for at, w in writers if isinstance(w, Dense) and _is_linear_within(w, src)]
+            if not self.is_hidden(src) or len(products) < len(writers) or len(self.steps.readers(src)) > 1:
                 continue
             gain, shift = self.affine(step)
-            for w in products:
+            for at, w in products:
                 part = slice(w.dst.start - src.start, w.dst.stop - src.start)
                 dst = Range(step.dst.value, step.dst.start + part.start, step.dst.start + part.stop)
                 moved = dataclasses.replace(w, dst=dst, activation=step.activation)
                 kernel, bias = self.kernel(w) * gain[part], self.bias(w) * gain[part] + shift[part]
-                self.replace(w, [self.with_weights(moved, kernel, bias)])
-            self.replace(step, [])
+                self.steps.replace(at, [self.with_weights(moved, kernel, bias)])
+            self.steps.replace(place, [])
             changed = True
         return changed
 
     def gain_in_front(self) -> bool:
         """A Merge of one source, linear, that products alone read."""
         changed = False
-        for step in list(self.steps):
+        for place, step in self.steps.in_order():
             if not isinstance(step, Merge) or len(step.srcs) != 1 or step.activation != LINEAR:
                 continue
             src = step.srcs[0][0]
@@ -177,49 +172,49 @@ class _Program:
             if src.width != step.dst.width or not self.is_hidden(step.dst) or products is None:
                 continue
             gain, shift = self.affine(step)
-            for r in products:
+            for at, r in products:
                 part = slice(r.src.start - step.dst.start, r.src.stop - step.dst.start)
                 moved = dataclasses.replace(r, src=Range(src.value, src.start + part.start, src.start + part.stop))
                 kernel = self.kernel(r)
                 bias = self.bias(r) + shift[part] @ kernel
-                self.replace(r, [self.with_weights(moved, gain[part, None] * kernel, bias)])
-            self.replace(step, [])
+                self.steps.replace(at, [self.with_weights(moved, gain[part, None] * kernel, bias)])
+            self.steps.replace(place, [])
             changed = True
         return changed
 
     def linear_stems(self) -> bool:
         """Columns of a linear product that products alone read, where these are cheaper from its source."""
         changed = False
-        for stem in list(self.steps):
+        for place, _ in self.steps.in_order():
+            stem = self.steps.at(place)  # as it is by now: a stem before it may have gone into it
             if not isinstance(stem, Dense) or stem.activation != LINEAR or stem.live or not self.is_hidden(stem.dst):
-                continue
-            if not any(step is stem for step in self.steps):  # a stem before it went into it
                 continue
             left = []
             for columns in self.columns_read_together(stem.dst):
                 products = self.products_on(columns)
-                if products is None or not _is_cheaper(stem.src.width, columns.width, products):
+                if products is None or not _is_cheaper(stem.src.width, columns.width, [r for _, r in products]):
                     left.append(columns)
                 else:
                     self.fold_stem(stem, products)
             if _width(left) == stem.dst.width:
                 continue
-            self.replace(stem, [self.part_of(stem, columns) for columns in left])
+            self.steps.replace(place, [self.part_of(stem, columns) for columns in left])
             changed = True
         return changed
 
-    def products_on(self, columns: Range) -> list[Dense] | None:
+    def products_on(self, columns: Range) -> list[tuple[Place, Dense]] | None:
         """The products that read some of these columns; None if anything else does, or one of them others as well."""
         products = []
-        for step in self.readers(columns):
+        for place, step in self.steps.readers(columns):
             if not isinstance(step, Dense) or step.live is not None or not _within(step.src, columns):
                 return None
-            products.append(step)
+            products.append((place, step))
         return products
 
     def columns_read_together(self, dst: Range) -> list[Range]:
         """A range, cut where no reader reads both sides."""
-        read = sorted((s.start, s.stop) for r in self.readers(dst) for s in sources(r) if _overlap(s, dst))
+        readers = self.steps.readers(dst)
+        read = sorted((s.start, s.stop) for _, r in readers for s in sources(r) if _overlap(s, dst))
         cuts, reach = {dst.start, dst.stop}, dst.start
         for start, stop in read:
             if start >= reach:
@@ -229,53 +224,58 @@ class _Program:
         inside = sorted(c for c in cuts if dst.start <= c <= dst.stop)
         return [Range(dst.value, a, b) for a, b in zip(inside, inside[1:])]
 
-    def fold_stem(self, stem: Dense, products: Sequence[Dense]) -> None:
-        stem_kernel, stem_bias = self.kernel(stem), self.bias(stem)
-        for r in products:
+    def fold_stem(self, stem: Dense, products: Sequence[tuple[Place, Dense]]) -> None:
+        for place, r in products:
             part = slice(r.src.start - stem.dst.start, r.src.stop - stem.dst.start)
             kernel = self.kernel(r)
-            bias = self.bias(r) + stem_bias[part] @ kernel
+            bias = self.bias(r) + self.bias(stem, part) @ kernel
             moved = dataclasses.replace(r, src=stem.src)
-            self.replace(r, [self.with_weights(moved, stem_kernel[:, part] @ kernel, bias)])
+            self.steps.replace(place, [self.with_weights(moved, self.kernel(stem, part) @ kernel, bias)])
 
     def part_of(self, stem: Dense, columns: Range) -> Dense:
         part = slice(columns.start - stem.dst.start, columns.stop - stem.dst.start)
         left = dataclasses.replace(stem, dst=columns)
-        return self.with_weights(left, self.kernel(stem)[:, part], self.bias(stem)[part])
+        return self.with_weights(left, self.kernel(stem, part), self.bias(stem, part))
 
     # The result.
 
     def finished(self, dtype: np.dtype) -> tuple[Plan, list[Array]]:
         """Values without the columns that nobody writes any more, and the params that are still used."""
+        steps = [step for _, step in self.steps.in_order()]
+        written: dict[int, list[Range]] = defaultdict(list)
+        for step in steps:
+            written[step.dst.value].append(step.dst)
         values: list[Value] = []
-        places: dict[int, list[tuple[Range, int]]] = {}  # old value -> its columns, and the new value of them
+        places: dict[
+            int, tuple[list[int], int]
+        ] = {}  # old value -> where its columns begin, and the first value of them
         for i, value in enumerate(self.plan.values):
-            columns = [Range(i, 0, value.width)] if value.role != "hidden" else self._runs(i)
-            places[i] = []
-            for r in columns:
-                places[i].append((r, len(values)))
-                values.append(Value(r.width, value.role))
+            columns = [Range(i, 0, value.width)] if value.role != "hidden" else _runs(written[i])
+            places[i] = [r.start for r in columns], len(values)
+            values += [Value(r.width, value.role) for r in columns]
 
         def moved(r: Range) -> Range:
-            columns, new = next((c, new) for c, new in places[r.value] if _within(r, c))
-            return Range(new, r.start - columns.start, r.stop - columns.start)
+            starts, first = places[r.value]
+            at = bisect.bisect_right(starts, r.start) - 1
+            return Range(first + at, r.start - starts[at], r.stop - starts[at])
 
-        used = dict.fromkeys(p for step in self.steps for p in params_of(step))
+        used = dict.fromkeys(p for step in steps for p in params_of(step))
         numbers = {old: new for new, old in enumerate(used)}
-        steps = tuple(renamed(step, moved, numbers) for step in self.steps)
         params = [np.ascontiguousarray(self.params[old], dtype) for old in numbers]
         shapes = tuple(Param(tuple(p.shape)) for p in params)
-        return Plan(tuple(values), shapes, steps, self.plan.points).validate(), params
+        moved_steps = tuple(renamed(step, moved, numbers) for step in steps)
+        return Plan(tuple(values), shapes, moved_steps, self.plan.points).validate(), params
 
-    def _runs(self, value: int) -> list[Range]:
-        """The columns of a value that are written, as few ranges."""
-        runs: list[Range] = []
-        for start, stop in sorted((s.dst.start, s.dst.stop) for s in self.steps if s.dst.value == value):
-            if runs and runs[-1].stop == start:
-                runs[-1] = runs[-1]._replace(stop=stop)
-            else:
-                runs.append(Range(value, start, stop))
-        return runs
+
+def _runs(written: Sequence[Range]) -> list[Range]:
+    """Columns of a value that are written, as few ranges."""
+    runs: list[Range] = []
+    for r in sorted(written):
+        if runs and runs[-1].stop == r.start:
+            runs[-1] = runs[-1]._replace(stop=r.stop)
+        else:
+            runs.append(r)
+    return runs
 
 
 def _overlap(a: Range, b: Range) -> bool:
@@ -296,12 +296,16 @@ def _is_cheaper(terms: int, columns: int, products: Sequence[Dense]) -> bool:
     return terms * sum(r.dst.width for r in products) <= through
 
 
-def _neighbours(products: Sequence[Dense]) -> list[list[Dense]]:
+def _is_linear_within(step: Dense, r: Range) -> bool:
+    return step.activation == LINEAR and _within(step.dst, r)
+
+
+def _neighbours(products: Sequence[tuple[Place, Dense]]) -> list[list[tuple[Place, Dense]]]:
     """Those whose columns touch, two or more together, in order."""
-    runs: list[list[Dense]] = []
-    for step in sorted(products, key=lambda p: p.dst.start):
-        if runs and runs[-1][-1].dst.stop == step.dst.start:
-            runs[-1].append(step)
+    runs: list[list[tuple[Place, Dense]]] = []
+    for place, step in sorted(products, key=lambda p: p[1].dst.start):
+        if runs and runs[-1][-1][1].dst.stop == step.dst.start:
+            runs[-1].append((place, step))
         else:
-            runs.append([step])
+            runs.append([(place, step)])
     return [run for run in runs if len(run) > 1]

@@ -134,3 +134,34 @@ def test_random_linear_products(seed):
     whole = build.output(places[-1].width)
     build.merge("add", ((places[-1], 1.0),), whole, Const(2.0))
     folded_alike(build.plan(), seed=seed)
+
+
+MANY = 5000
+
+
+@pytest.mark.parametrize("kind", ["branches", "a chain", "unread", "gains"])
+def test_thousands_of_steps(kind):
+    """In seconds: neither a rewriting nor a look for readers goes through all steps."""
+    build = PlanBuilder()
+    x = h = build.input(2)
+    if kind == "branches":
+        stem, y = build.hidden(2 * MANY), build.output(2 * MANY)
+        build.dense(x, build.param((2, 2 * MANY)), None, LINEAR, stem)
+        for i in range(MANY):
+            part = Range(stem.value, 2 * i, 2 * i + 2)
+            build.dense(part, build.param((2, 2)), None, RELU, Range(y.value, part.start, part.stop))
+    else:
+        activation = RELU if kind == "unread" else LINEAR
+        for i in range(MANY):
+            last = kind != "unread" and i == MANY - 1
+            z = build.output(2) if last else build.hidden(2)
+            if kind == "gains" and i % 2 == 0:
+                build.merge("add", [(h, 0.5)], z)
+            else:
+                build.dense(h, build.param((2, 2)), None, activation, z)
+            h = z
+        if kind == "unread":
+            build.dense(x, build.param((2, 2)), None, RELU, build.output(2))
+    plan = build.plan()
+    folded, _ = fold(plan, [np.full(p.shape, 0.5) for p in plan.params])
+    assert len(plan.steps) >= MANY and len(folded.steps) == 1
