@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -17,6 +18,8 @@ EAGER = "the op in eager mode"
 GRAPH = "the op in graphs"
 IN_XLA = "the op inside XLA"
 LAMBDAS = "reading a Lambda"
+# What is only slower.
+READS = "the native loops' reading of all variables at once"
 
 
 class Name(NamedTuple):
@@ -69,8 +72,8 @@ EagerTensor = _find(
 )
 
 # Running an op in eager mode without the Python that TensorFlow generates for it, and its errors.
-context = _find("tensorflow.python.eager.context", "context", EAGER, LAMBDAS)
-fast_path_execute = _find("tensorflow.python.pywrap_tfe", "TFE_Py_FastPathExecute", EAGER)
+context = _find("tensorflow.python.eager.context", "context", EAGER, LAMBDAS, READS)
+fast_path_execute = _find("tensorflow.python.pywrap_tfe", "TFE_Py_FastPathExecute", EAGER, READS)
 raise_from_not_ok_status = _find("tensorflow.python.framework.ops", "raise_from_not_ok_status", EAGER)
 FallbackException = _find(
     "tensorflow.python.eager.core",
@@ -108,6 +111,20 @@ set_attribute = _find(
 
 # The node that calls a foreign function from a program that XLA compiles.
 xla_call_module = _find("tensorflow.compiler.tf2xla.ops.gen_xla_ops", "xla_call_module", IN_XLA)
+
+
+def read_variables(variables: Sequence[Any]) -> Sequence[Any] | None:
+    """What tf.Variables hold, by one operation, which TensorFlow registers but makes no function for; None where it
+    does not run it, as where they lie on several devices."""
+    if fast_path_execute is None or context is None:
+        return None
+    handles = [variable.handle for variable in variables]
+    dtypes = [variable.dtype.as_datatype_enum for variable in variables]
+    try:
+        tensors: Sequence[Any] = fast_path_execute(context(), "_ReadVariablesOp", None, handles, "dtypes", dtypes)
+    except Exception:  # read one by one they say themselves what is wrong
+        return None
+    return tensors
 
 
 def missing() -> list[Name]:

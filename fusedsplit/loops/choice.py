@@ -46,10 +46,9 @@ def whole(model: Any, training: bool) -> Any:
     Raises:
         NotNative: if it is more than that, or something stands against native loops altogether.
     """
-    why = standing(model) + model.why_not_whole(training)
-    if why:
-        raise NotNative("; ".join(why))
-    found = model.whole(training)
+    why, found = standing(model), model.whole(training)
+    if why or found is None:
+        raise NotNative("; ".join(why + model.why_not_whole(training)))
     kept = found.region.computation.kept()
     if kept is None or not kept.are_current():
         changing = found.region.computation.unfusable_reasons()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from fusedsplit.loops import choice, given
 from fusedsplit.loops.callbacks import Watch
 from fusedsplit.loops.data import Inputs
 from fusedsplit.loops.reasons import NotNative
-from fusedsplit.loops.variables import read, read_inner
+from fusedsplit.loops.variables import read_all
 from fusedsplit.native import library
 
 # Rows of one call of the core: an interrupt or a progress bar waits no longer.
@@ -42,16 +43,17 @@ class Forward:
         """The weights, as they are."""
         kept = self._whole.region.computation.kept()
         if kept is not None and kept.are_current():
-            return [read_inner(v) for v in kept.values()]
+            return read_all(kept.values())
         if not self._simple:
             return [np.asarray(p) for p in self._whole.region.computation.params()]
-        return [_held(source) for source in self._sources]
+        return _held(self._sources)
 
     def params_from(self, values: dict[Any, np.ndarray]) -> list[np.ndarray]:
         """The weights, where `values` are those of their keys now; the variables hold what else there is."""
         if not self._simple:
             raise NotNative("weights are computed from others")
-        return [values[s.key] if s.key in values else _held(s) for s in self._sources]
+        others = iter(_held([source for source in self._sources if source.key not in values]))
+        return [values[s.key] if s.key in values else next(others) for s in self._sources]
 
     def __call__(self, flat: list[np.ndarray], params: list[np.ndarray]) -> list[np.ndarray]:
         """The outputs of the model on arrays that are those of its inputs, in the order of the region's outputs."""
@@ -67,9 +69,11 @@ class Forward:
         return self._whole.packed(outputs)
 
 
-def _held(source: Any) -> np.ndarray:
-    held = source.read()
-    return held if isinstance(held, np.ndarray) else read(held)
+def _held(sources: Sequence[Any]) -> list[np.ndarray]:
+    """What sources hold that are variables or arrays."""
+    held = [source.read() for source in sources]
+    variables = iter(read_all([private.tf_variable(x) for x in held if not isinstance(x, np.ndarray)]))
+    return [x if isinstance(x, np.ndarray) else next(variables) for x in held]
 
 
 def _forward(model: Any) -> Forward:
@@ -147,7 +151,7 @@ class Prediction:
         """Of arrays."""
         assert self._flat is not None
         rows, params = len(self._flat[0]), self._forward.params()
-        each = bool(Watch(callbacks).predict)
+        each = callbacks is not None and bool(Watch(callbacks).predict)
         execution = self._model.steps_per_execution if self._model.compiled else 1
         chunk = self._size * (execution if each else max(1, _CHUNK // self._size))
         found = []

@@ -14,7 +14,7 @@ from fusedsplit.loops.compiled import Compiled
 from fusedsplit.loops.reasons import NotNative
 from fusedsplit.loops.sources import Piece
 from fusedsplit.loops.totals import Totals
-from fusedsplit.loops.variables import read, write
+from fusedsplit.loops.variables import read, read_all, write
 from fusedsplit.native.recipe import Dropout, Recipe
 from fusedsplit.native.trainer import Steps, Trainer
 from fusedsplit.plan import Plan
@@ -143,15 +143,14 @@ class Training:
         """Takes over what the variables hold."""
         trainer = self.trainer
         constant = None if all(v is not None for v in self.variables) else self._computation.params()
+        slots = self._slot_variables()
+        wanted = [v for v in self.variables if v is not None]
+        wanted += [held[i] for held in slots.values() for i in self._index if i is not None]
+        values = iter(read_all([private.tf_variable(v) for v in wanted]))
         trainer.set_params(
-            [np.asarray(constant[i]) if v is None else read(v) for i, v in enumerate(self.variables)]  # type: ignore[index]
+            [np.asarray(constant[i]) if v is None else next(values) for i, v in enumerate(self.variables)]  # type: ignore[index]
         )
-        trainer.set_slots(
-            {
-                name: [None if i is None else read(held[i]) for i in self._index]
-                for name, held in self._slot_variables().items()
-            }
-        )
+        trainer.set_slots({name: [None if i is None else next(values) for i in self._index] for name in slots})
         trainer.set_scalars(
             {name: float(read(private.scalar_variable(self.optimizer, name))) for name in trainer.scalars}
         )
