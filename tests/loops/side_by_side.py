@@ -107,7 +107,7 @@ def run(
     Keras runs it eagerly, which takes no tracing and gives the same numbers, unless several losses or executions of
     several steps have it do otherwise there.
     """
-    keras.utils.clear_session()  # the names of metrics count on
+    keras.utils.clear_session(free_memory=False)  # the names of metrics count on; collecting takes longer than a run
     keras.utils.set_random_seed(0)
     model = fs.fuse(make(), loop=loop)
     arguments = compiled()
