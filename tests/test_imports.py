@@ -44,7 +44,7 @@ ORDER = (
     {"loops.evaluate"},
     {"loops.fit"},
     {"loops.by_hand"},
-    {"models.row_plan", "models._keras_private"},
+    {"models.row_plan", "models._keras_private", "models.loops"},
     {"models.rows", "models.graph"},
     {"models.operations", "models.tracing.nodes"},
     {"models.tracing.values", "models.tracing.patterns"},

@@ -31,19 +31,6 @@ def is_compiled(model: Any) -> bool:
     return bool(model.compiled) and model._compile_config is not None
 
 
-def made_once(model: Any, key: Any, make: Any) -> Any:
-    """What was made for `key` since the model was last compiled, or else is made now; Keras does not look into it."""
-    attributes = vars(model)
-    config = attributes.get("_compile_config")
-    compiled, made = attributes.get("_native_made", (None, None))
-    if made is None or compiled is not config:
-        made = {}
-        attributes["_native_made"] = config, made
-    if key not in made:
-        made[key] = make()
-    return made[key]
-
-
 def replaced_steps(model: Any) -> list[str]:
     """The steps of training that somebody set on this very object."""
     names = ("call", "compute_loss", "compute_metrics", "train_step", "test_step", "predict_step")

@@ -11,13 +11,6 @@ from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops.reasons import NotNative
 from fusedsplit.native import library
 
-LOOPS = ("auto", "native", "keras")
-
-
-def check_name(loop: str) -> None:
-    if loop not in LOOPS:
-        raise ValueError(f"`loop`: expected 'auto', 'native' or 'keras'. Received: {loop!r}")
-
 
 def run(model: Any, method: str, prepare: Callable[[], Callable[[], Any]], by_keras: Callable[[], Any]) -> Any:
     """What `prepare` gives, run; or Keras' way, where the model says so or there is a reason.

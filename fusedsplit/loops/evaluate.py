@@ -42,7 +42,7 @@ class Evaluation:
             taken, arguments["x"], even = given.peek(x)
             first = private.unpack(taken)
         self._model = model
-        self._compiled, self._core = private.made_once(model, "evaluate", lambda: _made(model, whole, *first))
+        self._compiled, self._core = model.made_once("evaluate", lambda: _made(model, whole, *first))
         self._sources = whole.region.computation.sources()
         self._regularized = any(v.regularizer is not None for v in model.trainable_variables)
         read = self._compiled.batch

@@ -36,7 +36,7 @@ def trained(model: Any, x: Any, y: Any, sample_weight: Any) -> tuple[Compiled, T
         compiled = Compiled(model, whole, x, y, sample_weight)
         return compiled, Training(model, compiled)
 
-    compiled, training = private.made_once(model, "fit", make)
+    compiled, training = model.made_once("fit", make)
     training.check()
     return compiled, training
 

@@ -78,21 +78,21 @@ def _held(sources: Sequence[Any]) -> list[np.ndarray]:
 
 def _forward(model: Any) -> Forward:
     whole = choice.whole(model, training=False)
-    forward: Forward = private.made_once(model, "predict", lambda: Forward(whole))
+    forward: Forward = model.made_once("predict", lambda: Forward(whole))
     return forward
 
 
-def predict_on_batch(model: Any, by_keras: Any, x: Any) -> Any:
-    """`predict_on_batch` of a fused model."""
+def predict_on_batch(model: Any, by_keras: Any, arguments: dict[str, Any]) -> Any:
+    """`predict_on_batch` of a fused model; `by_keras` takes the same arguments."""
 
     def prepare() -> Any:
         forward = _forward(model)
-        flat = forward.inputs.flat(x)
+        flat = forward.inputs.flat(arguments["x"])
         if not len(flat[0]):
             raise NotNative("there are no rows")
         return lambda: forward.packed(forward(flat, forward.params()))
 
-    return choice.run(model, "predicts", prepare, lambda: by_keras(x))
+    return choice.run(model, "predicts", prepare, lambda: by_keras(**arguments))
 
 
 def predict(model: Any, by_keras: Any, arguments: dict[str, Any]) -> Any:

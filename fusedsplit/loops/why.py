@@ -10,7 +10,6 @@ from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops import choice, losses, optimizers
 from fusedsplit.loops.reasons import NotNative
 
-METHODS = ("fit", "evaluate", "predict")
 _NATIVE = "the core"
 
 

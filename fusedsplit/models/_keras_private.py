@@ -155,10 +155,37 @@ def carry_over(model: Any, other: Any) -> None:
     # Not by the property, which would set it for every layer.
     other._trainable = model._trainable
     other._dtype_policy = model._dtype_policy
-    if model.compiled and model._compile_config is not None:
+    if is_compiled(model):
         # compile_from_config would make a new optimizer. This one scales the loss already, if it is to.
-        config = {**model._compile_config.config, "optimizer": model.optimizer, "auto_scale_loss": False}
+        config = {**compiled_with(model), "optimizer": model.optimizer, "auto_scale_loss": False}
         other.compile(**config)
+
+
+def made_once(model: Any, key: Any, make: Any) -> Any:
+    """What was made for `key` since the model was last compiled, or else is made now; Keras does not look into it."""
+    attributes = vars(model)
+    config = attributes.get("_compile_config")
+    compiled, made = attributes.get("_native_made", (None, None))
+    if made is None or compiled is not config:
+        made = {}
+        attributes["_native_made"] = config, made
+    if key not in made:
+        made[key] = make()
+    return made[key]
+
+
+def is_compiled(model: Any) -> bool:
+    return bool(model.compiled) and model._compile_config is not None
+
+
+def compiled_with(model: Any) -> dict[str, Any]:
+    """What a compiled model was given to `compile`."""
+    config: dict[str, Any] = model._compile_config.config
+    return config
+
+
+def output_names(model: Any) -> list[str]:
+    return list(getattr(model, "output_names", ()))
 
 
 def mask_of(x: Any) -> Any | None:

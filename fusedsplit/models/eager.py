@@ -7,7 +7,6 @@ from typing import Any
 
 from fusedsplit.backends import dispatch
 from fusedsplit.layers._keras_private import in_no_scope
-from fusedsplit.loops._keras_private import made_once
 from fusedsplit.models import _keras_private as private
 from fusedsplit.models import whole
 from fusedsplit.models.whole import Whole
@@ -20,7 +19,7 @@ def call(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any | No
         return None
     if private.within_a_call() or not in_no_scope() or private.has_another_input_spec(model):
         return None
-    found = made_once(model, ("whole", training), lambda: _read(model, training))
+    found = model.made_once(("whole", training), lambda: _read(model, training))
     if found is None or found.region.computation.unfusable_reasons():
         return None
     inputs = found.plain(args[0])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from fusedsplit.backends import dispatch
 from fusedsplit.backends._tf_private import in_save_context
-from fusedsplit.loops import choice, evaluate, fit, predict
-from fusedsplit.loops._keras_private import made_once
 from fusedsplit.models import _keras_private as private
-from fusedsplit.models import eager, graph, regions, whole
+from fusedsplit.models import eager, graph, loops, regions, whole
 from fusedsplit.models.graph import Graph
 from fusedsplit.models.operations import register
 from fusedsplit.models.region import Region
@@ -44,10 +43,14 @@ class FusedModel(keras.Model):
         if name == "backend":
             dispatch.check_name(value)
         elif name == "loop":
-            choice.check_name(value)
+            loops.check_name(value)
         elif name == "history" and vars(self).get(name) is value:  # as it is set after each epoch
             return
         super().__setattr__(name, value)
+
+    def made_once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for `key` since the model was last compiled, or else is made now."""
+        return private.made_once(self, key, make)
 
     @property
     def regions(self) -> list[Region]:
@@ -57,18 +60,18 @@ class FusedModel(keras.Model):
     @property
     def graph(self) -> Graph:
         """The model's graph as it was read, nested models inlined."""
-        return made_once(self, "graph", lambda: graph.read(self))
+        return self.made_once("graph", lambda: graph.read(self))
 
     def schedule(self, training: bool = False) -> Schedule:
         """How the graph runs, at inference or while training: regions, and what is left to Keras, with the reason.
 
         It is made when it is first needed, and again after `compile`.
         """
-        return made_once(self, training, lambda: regions.schedule(self.graph, training))
+        return self.made_once(training, lambda: regions.schedule(self.graph, training))
 
     def whole(self, training: bool = False) -> Whole | None:
         """The model as one region, at inference or while training; None where it is more than that."""
-        return made_once(self, ("whole", training), lambda: whole.read(self, training))
+        return self.made_once(("whole", training), lambda: whole.read(self, training))
 
     def why_not_whole(self, training: bool = False) -> list[str]:
         """What stands against that."""
@@ -98,7 +101,7 @@ class FusedModel(keras.Model):
         validation_freq: Any = 1,
     ) -> Any:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        return fit.fit(self, super().fit, arguments)
+        return loops.run("fit", self, super().fit, arguments)
 
     def evaluate(
         self,
@@ -115,20 +118,20 @@ class FusedModel(keras.Model):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__", "kwargs")}
         if kwargs:  # as Keras' own fit calls it
             return super().evaluate(**arguments, **kwargs)
-        return evaluate.evaluate(self, super().evaluate, arguments)
+        return loops.run("evaluate", self, super().evaluate, arguments)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: Any = False) -> Any:
         arguments = {"x": x, "y": y, "sample_weight": sample_weight, "return_dict": return_dict}
-        return evaluate.test_on_batch(self, super().test_on_batch, arguments)
+        return loops.run("test_on_batch", self, super().test_on_batch, arguments)
 
     def predict(
         self, x: Any, batch_size: Any = None, verbose: Any = "auto", steps: Any = None, callbacks: Any = None
     ) -> Any:
         arguments = {"x": x, "batch_size": batch_size, "verbose": verbose, "steps": steps, "callbacks": callbacks}
-        return predict.predict(self, super().predict, arguments)
+        return loops.run("predict", self, super().predict, arguments)
 
     def predict_on_batch(self, x: Any) -> Any:
-        return predict.predict_on_batch(self, super().predict_on_batch, x)
+        return loops.run("predict_on_batch", self, super().predict_on_batch, {"x": x})
 
     # Calling.
 
@@ -217,7 +220,7 @@ def fuse(model: Any, *, backend: str = "auto", loop: str = "auto") -> FusedModel
             done.
     """
     dispatch.check_name(backend)
-    choice.check_name(loop)
+    loops.check_name(loop)
     private.check_readable(model)
     kind = _FusedSequential if isinstance(model, (keras.Sequential, _FusedSequential)) else FusedModel
     with private.strategy_scope(model):

@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from fusedsplit.native import structure
-from fusedsplit.native.library import NativeError
-from fusedsplit.native.predictor import Predictor
+try:
+    from fusedsplit.native import structure
+    from fusedsplit.native.library import NativeError
+    from fusedsplit.native.predictor import Predictor
+except ModuleNotFoundError as error:  # native/ was removed
+    _MISSING = str(error)
+else:
+    _MISSING = ""
 
 NAME = "predictor"
 
@@ -18,6 +23,8 @@ Predict = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 def predict_of(source: Any) -> tuple[Predict | None, list[str]]:
     """What computes all outputs from all inputs, flat, weights folded; or None, and why there is none."""
+    if _MISSING:
+        return None, [_MISSING]
     try:
         predictor = Predictor(source)
     except (ValueError, NativeError) as error:

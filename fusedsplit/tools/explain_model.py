@@ -10,8 +10,7 @@ import keras
 
 from fusedsplit.backends import dispatch
 from fusedsplit.backends.base import CallContext
-from fusedsplit.loops import why
-from fusedsplit.models import calls
+from fusedsplit.models import calls, loops
 from fusedsplit.models.fused_model import FusedModel, fuse
 from fusedsplit.models.graph import Call, Graph, Tensor
 from fusedsplit.models.region import Region
@@ -129,7 +128,7 @@ def explain(model: Any) -> ModelExplanation:
         backend=fused.backend,
         inference=_mode(fused, training=False),
         training=_mode(fused, training=True),
-        loops={method: why.who(fused, method) for method in why.METHODS},
+        loops=loops.who(fused),
         notes=_notes(fused.graph),
         _fused=fused,
     )

@@ -12,8 +12,6 @@ import keras
 
 from fusedsplit.models import graph
 from fusedsplit.models.fused_model import FusedModel, fuse, unfuse
-from fusedsplit.native.library import NativeError
-from fusedsplit.native.predictor import Predictor
 from fusedsplit.tools.call_names import count
 from fusedsplit.tools.explain import explain
 
@@ -117,6 +115,9 @@ def convert(source: str, target: str, unsafe: bool = False, force: bool = False,
 
 
 def _write_predictor(source: str, target: Path, unsafe: bool, fold: bool) -> str:
+    from fusedsplit.native.library import NativeError  # here: models can be converted without native/
+    from fusedsplit.native.predictor import Predictor
+
     model = load(source, unsafe)
     try:
         predictor = Predictor(model, fold=fold)

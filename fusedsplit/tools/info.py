@@ -8,8 +8,14 @@ import sys
 from typing import Any
 
 from fusedsplit import __version__, _registration, config
-from fusedsplit.native import library
 from fusedsplit.tools.tables import table
+
+try:
+    from fusedsplit.native import library
+except ModuleNotFoundError:  # native/ was removed
+    _library: Any = None
+else:
+    _library = library
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +81,26 @@ def info() -> Info:
         from fusedsplit.backends.base import CallContext
     except Exception as error:
         backends = dict.fromkeys(config.BACKENDS, f"{type(error).__name__}: {error}")
-        return Info(versions, library.build_info(), _core(), backends, problems)
+        return Info(versions, _build(), _core(), backends, problems)
     against = dispatch.reasons_against(None, CallContext("float32"), ())
     backends = {name: "; ".join(reasons) for name, reasons in against.items()}
     problems |= {f"without {missing.name}": f"lost: {'; '.join(missing.lost)}" for missing in _tf_private.missing()}
     core = _core()
     if core and not backends["op"]:
         core |= _op_library()
-    return Info(versions, library.build_info(), core, backends, problems)
+    return Info(versions, _build(), core, backends, problems)
+
+
+def _build() -> dict[str, Any]:
+    return {} if _library is None else dict(_library.build_info())
 
 
 def _core() -> dict[str, Any]:
+    if _library is None:
+        return {}
     try:
-        core = library.core()
-    except library.NativeError:
+        core = _library.core()
+    except _library.NativeError:
         return {}
     return {"isa": core.isa(), "isas": core.isas(), "threads": core.threads()}
 
