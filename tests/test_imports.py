@@ -62,6 +62,7 @@ ORDER = (
     {"tools.predict_files", "tools.check_predictor"},
     {"tools.check_report", "tools.float64", "tools.call_names", "tools.info"},
     {"tools.derivatives", "tools.gain", "tools.model_text"},
+    {"tools.check_training"},
     {"tools.check_model", "tools.explain_model"},
     {"tools.check_against", "tools.explain"},
     {"tools.check", "tools.files"},

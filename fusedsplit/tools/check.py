@@ -44,6 +44,10 @@ def check(
     themselves trace, every float in it a double. In the place of `u n m` stands n times the largest change of the
     tensor when each input and weight is changed by one u, up or down.
 
+    Of a compiled model one native training step is compared too, where the core trains it and backends are not named:
+    its loss, and the weights and optimizer state behind it, with those of Keras' own step from the same state, on
+    random targets. The model and its optimizer are left as they were.
+
     With `against`, `layer` is compared with another model or layer that should compute the same from equal weights:
     both in float64, and what `layer` gives in its own dtype with what the other one gives in float64.
 

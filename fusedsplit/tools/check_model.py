@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from fusedsplit.backends import dispatch
+from fusedsplit.models import _keras_private as private
 from fusedsplit.models import calls
 from fusedsplit.models.fused_model import FusedModel, fuse
 from fusedsplit.models.graph import Call, Graph, Tensor
 from fusedsplit.models.region import Region
-from fusedsplit.tools import check_predictor
+from fusedsplit.tools import check_predictor, check_training
 from fusedsplit.tools.call_names import count, kinds
 from fusedsplit.tools.check_report import CheckReport, Row, usable_backends, worst_row
 from fusedsplit.tools.derivatives import Program, State, Tensors, true_moments
@@ -49,6 +50,11 @@ def check(
             for name, reasons in not_run.items():
                 skipped.setdefault(name, []).extend(r for r in reasons if r not in skipped.get(name, ()))
     state.restore()
+    if backends is None and private.is_compiled(fused):
+        stepped, reasons = check_training.check(fused, arrays, depth(fused.graph.calls), rng)
+        rows += stepped
+        if reasons:
+            skipped[check_training.NAME] = reasons
     return CheckReport(fused.name, tuple(rows), skipped, notes=(*_notes(schedule, training), *notes))
 
 
