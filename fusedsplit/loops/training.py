@@ -113,6 +113,7 @@ class Training:
         self._sources = region.computation.sources()
         self._computation = region.computation
         self.core = Core(plan, recipe, outputs, region.dtype)
+        self._slots = list(self.core.trainer.slots)  # their names
         self.rates = optimizers.Rates(self.optimizer)
         self._drawn = 0
 
@@ -178,7 +179,7 @@ class Training:
         self._drawn = trainer.iterations
 
     def _slot_variables(self) -> dict[str, list[Any]]:
-        return {name: private.slot_variables(self.optimizer, name) for name in self.trainer.slots}
+        return {name: private.slot_variables(self.optimizer, name) for name in self._slots}
 
 
 def _variables(sources: list[Any], trainable: list[Any]) -> list[Any]:
