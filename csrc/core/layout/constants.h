@@ -54,8 +54,6 @@ constexpr ptrdiff_t kMostBlockBytes = ptrdiff_t{64} << 20;
 // Rows from which there are two shards: both directions of every case take 0.67 to 0.77 of the time at 96 to 256
 // rows that chains side by side take, and 1.05 to 1.1 at 64 (two threads). Bits: yes, of weight gradients.
 constexpr ptrdiff_t kTwoShards = 80;
-// Weight gradients are summed in this many shards at most. Bits: yes, of weight gradients.
-constexpr ptrdiff_t kMostShards = 16;
 // What all shards together may take, though two or more are used whatever they take. Bits: yes, of weight gradients.
 constexpr ptrdiff_t kMostShardBytes = ptrdiff_t{16} << 20;
 

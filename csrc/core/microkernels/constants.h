@@ -22,6 +22,9 @@ constexpr ptrdiff_t kDotMaxColumns = 4;
 constexpr ptrdiff_t kDotMinTerms = 32;
 constexpr ptrdiff_t kDotSums = 16;
 
+// Weight gradients are summed in this many shards at most. Bits: yes, of weight gradients.
+constexpr ptrdiff_t kMostShards = 16;
+
 // Columns of a merge and of its derivative that are worked on at a time, so that they stay in registers and level 1.
 // Bits: yes, of the gradient of a source that is repeated over the columns.
 constexpr ptrdiff_t kMergeTile = 64;

@@ -171,7 +171,7 @@ struct Kernels {
   // dx = derivative of row() times dy; y is what row() gave.
   void (*row_grad)(const RowArgs<T>&);
   void (*loss)(const LossRows<T>&);
-  void (*sum_lanes)(const LaneSum<T>&);
+  void (*sum_shards)(const ShardSum<T>&);
   double (*sum_squares)(ptrdiff_t n, const T* x);
   // l1 * sum of |w| + l2 * sum of w^2, whose gradient is added to g; a null g: only the value.
   double (*regularize)(ptrdiff_t n, T l1, T l2, const T* w, T* g);

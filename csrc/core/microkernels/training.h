@@ -68,16 +68,15 @@ enum class OptimizerKind : int {
   kCount
 };
 
-// The gradients of some elements, summed over lanes in a fixed binary tree.
+// The gradients of some elements, summed over shards in a fixed binary tree.
 template <class T>
-struct LaneSum {
+struct ShardSum {
   ptrdiff_t n = 0;
-  const T* first = nullptr;  // of the first lane; each further one `stride` elements on
+  const T* first = nullptr;  // of the first shard; each further one `stride` elements on
   ptrdiff_t stride = 0;
-  ptrdiff_t lanes = 1;  // a power of two, at most kMostLanes
+  ptrdiff_t shards = 1;  // a power of two, at most kMostShards
   T* to = nullptr;
 };
-constexpr ptrdiff_t kMostLanes = 16;
 
 // One step of an optimizer for n elements, each pointer aligned like the others.
 template <class T>

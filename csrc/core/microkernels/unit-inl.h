@@ -40,7 +40,7 @@ constexpr Kernels<T> kernels_of_unit() {
           &row<T>,
           &row_grad<T>,
           &loss_rows<T>,
-          &sum_lanes<T>,
+          &sum_shards<T>,
           &sum_squares<T>,
           &regularize<T>,
           &update<T>,

@@ -1,4 +1,4 @@
-// Sums of gradients over lanes, and what optimizers make of them: plain loops that the compiler vectorizes for the ISA
+// Sums of gradients over shards, and what optimizers make of them: plain loops that the compiler vectorizes for the ISA
 // of the unit that includes this file.
 
 namespace fusedsplit {
@@ -8,22 +8,22 @@ namespace {
 constexpr ptrdiff_t kUpdateTile = 256;
 
 template <class T>
-void sum_lanes(const LaneSum<T>& s) {
-  FUSEDSPLIT_ASSERT(s.lanes >= 1 && s.lanes <= kMostLanes && (s.lanes & (s.lanes - 1)) == 0);
-  T tile[kMostLanes / 2][kUpdateTile];
-  if (s.lanes == 1) {
+void sum_shards(const ShardSum<T>& s) {
+  FUSEDSPLIT_ASSERT(s.shards >= 1 && s.shards <= kMostShards && (s.shards & (s.shards - 1)) == 0);
+  T tile[kMostShards / 2][kUpdateTile];
+  if (s.shards == 1) {
     __builtin_memcpy(s.to, s.first, static_cast<size_t>(s.n) * sizeof(T));
     return;
   }
   for (ptrdiff_t begin = 0; begin < s.n; begin += kUpdateTile) {
     const ptrdiff_t n = min_of(kUpdateTile, s.n - begin);
-    for (ptrdiff_t l = 0; l < s.lanes / 2; ++l) {
+    for (ptrdiff_t l = 0; l < s.shards / 2; ++l) {
       const T* const a = s.first + 2 * l * s.stride + begin;
       const T* const b = a + s.stride;
-      T* const to = s.lanes == 2 ? s.to + begin : tile[l];
+      T* const to = s.shards == 2 ? s.to + begin : tile[l];
       for (ptrdiff_t j = 0; j < n; ++j) to[j] = a[j] + b[j];
     }
-    for (ptrdiff_t left = s.lanes / 4; left > 0; left /= 2)
+    for (ptrdiff_t left = s.shards / 4; left > 0; left /= 2)
       for (ptrdiff_t l = 0; l < left; ++l) {
         T* const to = left == 1 ? s.to + begin : tile[l];
         for (ptrdiff_t j = 0; j < n; ++j) to[j] = tile[2 * l][j] + tile[2 * l + 1][j];

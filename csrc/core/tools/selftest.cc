@@ -333,7 +333,7 @@ int main(int argc, char** argv) {
   check_garbage(&random, 20 * plans);
   work_per_worker = 1;
   work_to_wake = 0;
-  work_of_two_lanes = 1;
+  work_of_two_shards = 1;
   for (int i = 0; i < plans; ++i)
     for (const std::string& isa : usable_isas()) {
       set_isa(isa.c_str());

@@ -135,18 +135,18 @@ Update<T> Weights<T>::update_of(double rate) {
   return u;
 }
 
-// The gradient of n elements from `begin` on: of the lanes, the regularizer, and on a step that updates, of the steps
+// The gradient of n elements from `begin` on: of the shards, the regularizer, and on a step that updates, of the steps
 // before it.
 template <class T>
 double Weights<T>::gradient(const Kernels<T>& kernels, const Task& task, ptrdiff_t begin, ptrdiff_t n,
-                            const T* lanes, ptrdiff_t count, T* to) const {
-  LaneSum<T> sum;
+                            const T* shards, ptrdiff_t count, T* to) const {
+  ShardSum<T> sum;
   sum.n = n;
-  sum.first = lanes + begin;
+  sum.first = shards + begin;
   sum.stride = layout_.shard_size;
-  sum.lanes = count;
+  sum.shards = count;
   sum.to = to;
-  kernels.sum_lanes(sum);
+  kernels.sum_shards(sum);
   double penalty = 0;
   if (task.regularizer.any())
     penalty = kernels.regularize(n, static_cast<T>(cast(task.regularizer.l1)),
@@ -208,7 +208,7 @@ void Weights<T>::average(const Kernels<T>& kernels, const Task& task) {
 }
 
 template <class T>
-double Weights<T>::update(const Kernels<T>& kernels, Workers* workers, const T* lanes, ptrdiff_t count,
+double Weights<T>::update(const Kernels<T>& kernels, Workers* workers, const T* shards, ptrdiff_t count,
                           double rate) {
   const Optimizer& optimizer = recipe_.optimizer;
   const bool updates = (iterations + 1) % optimizer.accumulation_steps == 0;
@@ -228,12 +228,12 @@ double Weights<T>::update(const Kernels<T>& kernels, Workers* workers, const T* 
     double penalty = 0, squares = 0;
     alignas(64) T part[kUpdatePart];
     if (task.updated) {
-      // The one lane's gradient as it is, where nothing is added to it.
+      // The one shard's gradient as it is, where nothing is added to it.
       const bool direct = count == 1 && updates && !by_norm && !accumulated_ && !task.regularizer.any();
       parts(task, [&](ptrdiff_t at, ptrdiff_t n) {
-        if (direct) return apply(kernels, task, common, at, n, lanes + at, mean);
+        if (direct) return apply(kernels, task, common, at, n, shards + at, mean);
         T* const sum = by_norm ? sums_.data() + at : part;
-        penalty += gradient(kernels, task, at, n, lanes, count, sum);
+        penalty += gradient(kernels, task, at, n, shards, count, sum);
         if (!updates) std::copy_n(part, n, accumulated_ + at);
         if (by_norm) squares += kernels.sum_squares(n, sum);
         if (updates && !by_norm) apply(kernels, task, common, at, n, sum, mean);

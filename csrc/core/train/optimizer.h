@@ -30,9 +30,9 @@ class Weights {
   std::vector<Slot<T>>& slots() { return slots_; }
   T* slot(size_t s, size_t p) { return slots_[s].values.data() + layout_.params[p].offset; }
 
-  // Ends one step: the gradients of so many lanes are summed and applied at this learning rate. Returns what the
+  // Ends one step: the gradients of so many shards are summed and applied at this learning rate. Returns what the
   // regularizers add to the loss, at the weights before.
-  double update(const Kernels<T>& kernels, Workers* workers, const T* lanes, ptrdiff_t count, double rate);
+  double update(const Kernels<T>& kernels, Workers* workers, const T* shards, ptrdiff_t count, double rate);
   // The same sum without an update.
   double regularization(const Kernels<T>& kernels) const;
 
@@ -51,7 +51,7 @@ class Weights {
 
   void cut_tasks(const Plan& plan, const std::vector<char>& reached);
   Update<T> update_of(double rate);
-  double gradient(const Kernels<T>& kernels, const Task& task, ptrdiff_t begin, ptrdiff_t n, const T* lanes,
+  double gradient(const Kernels<T>& kernels, const Task& task, ptrdiff_t begin, ptrdiff_t n, const T* shards,
                   ptrdiff_t count, T* to) const;
   void apply(const Kernels<T>& kernels, const Task& task, Update<T> u, ptrdiff_t begin, ptrdiff_t n,
              const T* gradient, double scale);

@@ -7,7 +7,7 @@
 
 namespace fusedsplit {
 
-double work_of_two_lanes = kWorkOfTwoLanes;
+double work_of_two_shards = kWorkOfTwoShards;
 
 namespace {
 
@@ -46,7 +46,7 @@ Stepper<T>::Stepper(const Plan& plan, const Recipe& recipe)
   find_reached();
 }
 
-// What is wanted is decided before there are lanes; until then any address stands for them.
+// What is wanted is decided before there are shards; until then any address stands for them.
 template <class T>
 void Stepper<T>::find_reached() {
   static T there = 0;
@@ -80,17 +80,16 @@ void Stepper<T>::find_reached() {
 }
 
 template <class T>
-ptrdiff_t Stepper<T>::lanes(ptrdiff_t rows) const {
-  if (rows < 2 * kLeastLaneRows || work_of_step(layout_, rows) < work_of_two_lanes) return 1;
-  ptrdiff_t lanes = 2;
-  const ptrdiff_t most = std::min(kMostLanes, layout_.most_shards);
-  while (lanes < most && rows >= 2 * lanes * kLaneRows) lanes *= 2;
-  return lanes;
+ptrdiff_t Stepper<T>::shards(ptrdiff_t rows) const {
+  if (rows < 2 * kLeastShardRows || work_of_step(layout_, rows) < work_of_two_shards) return 1;
+  ptrdiff_t shards = 2;
+  while (shards < layout_.most_shards && rows >= 2 * shards * kShardRows) shards *= 2;
+  return shards;
 }
 
 template <class T>
 int Stepper<T>::useful_workers(ptrdiff_t rows) const {
-  return static_cast<int>(std::clamp(work_of_step(layout_, rows) / (work_of_two_lanes / 2), 1.0, 1024.0));
+  return static_cast<int>(std::clamp(work_of_step(layout_, rows) / (work_of_two_shards / 2), 1.0, 1024.0));
 }
 
 template <class T>
@@ -123,14 +122,14 @@ template <class T>
 void Stepper<T>::prepare(ptrdiff_t rows, int workers, const std::vector<T*>& outputs) {
   find_idle(outputs);
   if (rows > rows_) {
-    lanes_ = Buffer<T>(layout_.shard_size * lanes(rows));
+    shards_ = Buffer<T>(layout_.shard_size * shards(rows));
     if (rows >= kPackRows && packed_.size() == 0) packed_ = Buffer<T>(layout_.packed_size);
     if (rows >= kJoinRows && joined_.size() == 0)
       joined_ = Buffer<T>(layout_.join_kernel + layout_.joined_size);
     if (backward_ && transposed_.size() == 0) transposed_ = Buffer<T>(layout_.packed_size);
     for (size_t p = 0; p < reached_.size(); ++p)
-      if (reached_[p]) param_grads_[p] = lanes_.data() + layout_.params[p].offset;
-    grads_->shards = lanes_.data() + layout_.shard_size;
+      if (reached_[p]) param_grads_[p] = shards_.data() + layout_.params[p].offset;
+    grads_->shards = shards_.data() + layout_.shard_size;
     grads_->transposed = transposed_.data();
     rows_ = rows;
   }
@@ -146,18 +145,18 @@ void Stepper<T>::prepare(ptrdiff_t rows, int workers, const std::vector<T*>& out
   }
 }
 
-// Tasks are lanes, or single parts where there are no gradients to sum.
+// Tasks are shards, or single parts where there are no gradients to sum.
 template <class T>
 void Stepper<T>::cut(ptrdiff_t rows) {
   if (rows == cut_rows_) return;
   cut_rows_ = rows;
   parts_.clear();
   tasks_.clear();
-  const Blocks blocks(layout_, rows, lanes(rows));
-  for (ptrdiff_t lane = 0; lane < blocks.shards; ++lane)
-    for (ptrdiff_t b = 0; b < blocks.shard_blocks(lane); ++b) {
+  const Blocks blocks(layout_, rows, shards(rows));
+  for (ptrdiff_t shard = 0; shard < blocks.shards; ++shard)
+    for (ptrdiff_t b = 0; b < blocks.shard_blocks(shard); ++b) {
       if (b == 0 || !backward_) tasks_.push_back(parts_.size());
-      parts_.push_back({blocks.block_begin(lane, b), blocks.block_begin(lane, b + 1), lane, b == 0, 0, 0});
+      parts_.push_back({blocks.block_begin(shard, b), blocks.block_begin(shard, b + 1), shard, b == 0, 0, 0});
     }
   tasks_.push_back(parts_.size());
   // Who does a task does it in the next step as well, or nearly always so.
@@ -288,13 +287,13 @@ void Stepper<T>::run_part(const StepArgs<T>& args, const Batch& batch, const Par
   block.temporaries = worker->temporaries;
   run_nodes(block);
   ahead.fetch(nodes + 1);
-  const BlockGradients<T> back{&block, grads_.get(), worker->grads, part.lane, part.first, false, nullptr};
+  const BlockGradients<T> back{&block, grads_.get(), worker->grads, part.shard, part.first, false, nullptr};
   run_losses(args, batch, back, desk, sums);
   run_metrics(args, batch, block.rows, desk, sums + recipe_.losses.size());
   if (!backward_) return;
   if (part.first)
     for (int p : zeroed_)
-      std::fill_n(grads_->param(layout_, p, part.lane), plan_.params[static_cast<size_t>(p)].size(), T(0));
+      std::fill_n(grads_->param(layout_, p, part.shard), plan_.params[static_cast<size_t>(p)].size(), T(0));
   begin_gradients(back);
   for (ptrdiff_t i = nodes; i-- > 0;) {
     run_gradient(back, layout_.nodes[static_cast<size_t>(i)], false);

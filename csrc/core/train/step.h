@@ -1,4 +1,4 @@
-// The blocks of one step: forward, losses and their gradients, and backward into lanes, each block while it is in cache.
+// The blocks of one step: forward, losses and their gradients, and backward into shards, each block while it is in cache.
 #pragma once
 
 #include <memory>
@@ -23,8 +23,8 @@ struct StepArgs {
   const Kernels<T>* kernels = nullptr;
 };
 
-// Not a constant (kWorkOfTwoLanes) only for tests, which run small plans.
-extern double work_of_two_lanes;
+// Not a constant (kWorkOfTwoShards) only for tests, which run small plans.
+extern double work_of_two_shards;
 
 template <class T>
 class Stepper {
@@ -34,17 +34,17 @@ class Stepper {
   const Layout& layout() const { return layout_; }
   // By param: whether it gets a gradient, since it is trained and some loss depends on it.
   const std::vector<char>& reached() const { return reached_; }
-  // Lanes, each with gradients of its own, into which a step's rows are cut: by shapes alone.
-  ptrdiff_t lanes(ptrdiff_t rows) const;
-  // The first lane's gradients, where the layout places them; each further lane's are `layout().shard_size` on.
-  T* gradients() const { return lanes_.data(); }
+  // Shards, each with gradients of its own, into which a step's rows are cut: by shapes alone.
+  ptrdiff_t shards(ptrdiff_t rows) const;
+  // The first shard's gradients, where the layout places them; each further shard's are `layout().shard_size` on.
+  T* gradients() const { return shards_.data(); }
   // Workers that are worth having for steps of so many rows.
   int useful_workers(ptrdiff_t rows) const;
 
   // Makes room for steps of at most so many rows, by at most so many workers. `outputs` are those that the caller
   // wants, by output: what neither they nor losses and metrics need is not computed.
   void prepare(ptrdiff_t rows, int workers, const std::vector<T*>& outputs);
-  // Gradients into the lanes; sums over the rows: of each loss times its weights, then of each metric's values and of
+  // Gradients into the shards; sums over the rows: of each loss times its weights, then of each metric's values and of
   // their weights.
   void step(const StepArgs<T>& args, const Batch& batch, double* sums);
 
@@ -59,8 +59,8 @@ class Stepper {
   };
   // Rows of the batch that go through the plan together.
   struct Part {
-    ptrdiff_t begin, end, lane;
-    bool first;                      // of its lane
+    ptrdiff_t begin, end, shard;
+    bool first;                      // of its shard
     ptrdiff_t next_begin, next_end;  // the rows after them, of this batch or (from its rows on) of the next
   };
 
@@ -91,13 +91,13 @@ class Stepper {
   std::vector<char> transposes_;  // by packing: whether backward reads it
   bool backward_ = false;         // some param is reached
   size_t sums_ = 0;               // how many numbers a part sums
-  std::vector<int> zeroed_;       // params whose gradients in a lane start as zeros
+  std::vector<int> zeroed_;       // params whose gradients in a shard start as zeros
 
   // Made by prepare.
   std::vector<char> idle_;  // by value
   ptrdiff_t rows_ = 0;
   Buffer<char> memory_;
-  Buffer<T> lanes_;
+  Buffer<T> shards_;
   Buffer<T> packed_;      // kernels as forward reads them
   Buffer<T> transposed_;  // and as backward does
   Buffer<T> joined_;

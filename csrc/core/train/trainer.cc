@@ -183,7 +183,7 @@ std::string Trainer<T>::run(const RunArgs<T>& args, RunResult* result) {
                      batch.begin * impl_->plan.values[static_cast<size_t>(impl_->plan.outputs[i])].width;
     stepper.step(step, batch, sums.data());
     if (recipe.trains)
-      penalty = weights.update(*step.kernels, &workers, stepper.gradients(), stepper.lanes(batch.rows),
+      penalty = weights.update(*step.kernels, &workers, stepper.gradients(), stepper.shards(batch.rows),
                                args.rates[k]);
     report(recipe, batch, sums, penalty, result);
     if (args.seconds >= 0 && std::chrono::duration<double>(Clock::now() - start).count() > args.seconds)
