@@ -1,11 +1,11 @@
-// Measures the error of every activation and derivative, on every ISA this machine can run, against libm in a
+// Measures the error of every activation and derivative, and of the losses' logarithm, on every ISA this machine can run, against libm in a
 // wider type: double for float (every float, or one in --stride), long double for double (a fixed random
 // sample).
 //
 //   ulp [--stride N] [--isa NAME] [--only CASE]
 //
 // Prints a table and exits with 1 where an error is out of bounds:
-//   values   tanh, sigmoid, softplus, softsign, exponential and the exact ones: 4 ULP with fma, 6 without;
+//   values   tanh, sigmoid, softplus, softsign, exponential, log and the exact ones: 4 ULP with fma, 6 without;
 //            elu, selu, gelu, gelu_tanh, silu, hard_sigmoid: the larger of that and 2^-23 |x| (2^-52 for
 //            double)
 //   slopes   from x to the derivative through the rounded output where that is what it uses: as for gelu
@@ -96,7 +96,8 @@ struct Case {
   const char* name;
   Kind kind;
   double alpha;
-  bool by_x;  // values may also be off by 2^-23 |x|
+  bool by_x;               // values may also be off by 2^-23 |x|
+  bool logarithm = false;  // not an activation: what losses take of probabilities; its slope is theirs
 };
 
 constexpr Case kCases[] = {
@@ -115,6 +116,7 @@ constexpr Case kCases[] = {
     {"softplus", Kind::kSoftplus, 0, false},
     {"softsign", Kind::kSoftsign, 0, false},
     {"exponential", Kind::kExponential, 0, false},
+    {"log", Kind::kLinear, 0, false, true},
 };
 
 // The largest error seen, in units of the last place and as a fraction of its bound.
@@ -188,19 +190,41 @@ void run_core(const Kernels<T>& kernels, const Case& c, const T* x, ptrdiff_t n,
   kernels.activation_grad(grad);
 }
 
+// Poisson's loss, p - t ln(p + epsilon), of p = 0 and t = -1.
+template <class T>
+void run_logarithm(const Kernels<T>& kernels, const T* x, ptrdiff_t n, T* y) {
+  const FloatMode mode;
+  const T prediction = 0, target = -1;
+  for (ptrdiff_t i = 0; i < n; ++i) {
+    LossRows<T> g;
+    g.kind = static_cast<int>(LossKind::kPoisson);
+    g.m = g.n = 1;
+    g.y = {&prediction, 1};
+    g.target = {&target, 1};
+    g.epsilon = x[i];
+    g.values = y + i;
+    kernels.loss(g);
+  }
+}
+
 template <class T, class R>
 void judge_block(const Case& c, const T* x, ptrdiff_t n, std::vector<Subject<T>>* subjects) {
   std::vector<Exact<R>> truth(n);
   for (ptrdiff_t i = 0; i < n; ++i) {
     // A denormal argument counts as zero, as it does in the core.
     const R v = std::fpclassify(x[i]) == FP_SUBNORMAL ? R(0) : static_cast<R>(x[i]);
-    truth[i] = exact<R>(c.kind, static_cast<R>(c.alpha), v);
+    truth[i] = c.logarithm ? Exact<R>{std::log(v), 0} : exact<R>(c.kind, static_cast<R>(c.alpha), v);
   }
   std::vector<T> y(n), dz(n);
   for (Subject<T>& s : *subjects) {
-    run_core(*s.kernels, c, x, n, y.data(), dz.data());
+    if (c.logarithm) {
+      run_logarithm(*s.kernels, x, n, y.data());
+    } else {
+      run_core(*s.kernels, c, x, n, y.data(), dz.data());
+    }
     for (ptrdiff_t i = 0; i < n; ++i) {
       judge<T, R>(x[i], y[i], truth[i].value, s.limit, c.by_x, &s.value);
+      if (c.logarithm) continue;
       // As in TensorFlow the slope ends where x + 3 is rounded to 6, which is one float before 3.
       const bool ends = c.kind == Kind::kHardSigmoid && x[i] + T(3) >= T(6);
       judge<T, R>(x[i], dz[i], ends ? R(0) : truth[i].slope, s.limit, true, &s.slope);
@@ -295,7 +319,7 @@ bool measure(const char* type, const Case& c, int64_t stride, const std::string&
   bool good = true;
   for (const Subject<T>& s : subjects) {
     good = report(type, c, s.name, "value", s.value) && good;
-    good = report(type, c, s.name, "slope", s.slope) && good;
+    if (!c.logarithm) good = report(type, c, s.name, "slope", s.slope) && good;
   }
   std::fflush(stdout);
   return good;
