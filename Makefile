@@ -104,7 +104,7 @@ fuzz: venv
 	    -malloc_limit_mb=512 -print_final_stats=1 -artifact_prefix=build/fuzz/ $(FUZZ_ARGS) build/fuzz/corpus build/fuzz/seeds
 
 # The core compiled for 64-bit Arm and checked under emulation (Debian: g++-aarch64-linux-gnu qemu-user).
-CORE_SOURCES = $(filter-out %/bench.cc %/scaling.cc %/ulp.cc %/fuzz.cc %/library.cc,$(shell find csrc/core -name '*.cc'))
+CORE_SOURCES = $(filter-out %/bench.cc %/train_bench.cc %/scaling.cc %/ulp.cc %/fuzz.cc %/library.cc,$(shell find csrc/core -name '*.cc'))
 aarch64:
 	mkdir -p build/programs
 	aarch64-linux-gnu-g++ -O2 -std=c++17 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror \

@@ -37,7 +37,7 @@ BINDING_SOURCES = sorted((ROOT / "csrc/python").glob("*.cc"))
 BUILD_SOURCE = ROOT / "csrc/build.cc"
 CORE_LIBRARY = "libfusedsplit_core.so"
 # Programs of their own in csrc/core/tools (`make ulp`, `make sanitize`): each is the files that begin with its name.
-PROGRAMS = ("selftest", "bench", "ulp", "fuzz", "scaling")
+PROGRAMS = ("selftest", "bench", "ulp", "fuzz", "scaling", "train_bench")
 
 # Never -ffast-math: its start-up code switches denormals off for the whole process, and NaN must stay NaN.
 # Products are contracted only where the source says fma, or bits would depend on the compiler.

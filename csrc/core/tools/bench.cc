@@ -1,7 +1,7 @@
 // Times the core without TensorFlow or Python: Dense -> split -> Dense branches -> concat, forward and with
 // gradients of all weights, beside the rate of fused multiply-adds that never leave the registers.
 //
-//   bench [case...]   seed2 med wide large odd thin one d1024 d1000 scalar huge head F(256);
+//   bench [case...]   seed2 med wide large odd thin one d1024 d1000 scalar huge head F(8) F(64) F(256);
 //                     with r in front, a relu stem: rmed rwide rlarge
 //
 // FUSEDSPLIT_BENCH_ROWS=4096,512   FUSEDSPLIT_BENCH_THREADS=1,2   FUSEDSPLIT_BENCH_INPUT_GRADS=1

@@ -8,12 +8,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <random>
 
 #include "core/exec/program.h"
 #include "core/runtime/workers.h"
 #include "core/tools/ladder.h"
-#include "core/train/trainer.h"
+#include "core/tools/training_case.h"
 
 namespace fusedsplit {
 namespace {
@@ -76,24 +75,16 @@ void show(const char* name, const char* what, ptrdiff_t rows, const std::functio
   std::printf("; timed, 2: %.2fx\n", timed(call, 1) / timed(call, 2));
 }
 
-std::vector<float> numbers(ptrdiff_t count, float scale) {
-  static std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  std::vector<float> array(static_cast<size_t>(count));
-  for (float& x : array) x = scale * normal(random);
-  return array;
-}
-
 void scale(const Shape& shape, ptrdiff_t rows) {
   const Plan plan = make_plan(shape, false);
   const Program<float> program(plan);
   const ptrdiff_t in = plan.values[static_cast<size_t>(plan.inputs[0])].width;
   const ptrdiff_t out = plan.values[static_cast<size_t>(plan.outputs[0])].width;
-  const std::vector<float> x = numbers(rows * in, 1), target = numbers(rows * out, 1);
-  std::vector<float> y = numbers(rows * out, 1);
+  const std::vector<float> x = random_numbers(rows * in, 1);
+  std::vector<float> y = random_numbers(rows * out, 1);
   std::vector<std::vector<float>> params;
   std::vector<const float*> pointers;
-  for (const Param& p : plan.params) params.push_back(numbers(p.size(), 0.05f));
+  for (const Param& p : plan.params) params.push_back(random_numbers(p.size(), 0.05f));
   for (const auto& p : params) pointers.push_back(p.data());
   const float* inputs[] = {x.data()};
   float* outputs[] = {y.data()};
@@ -104,33 +95,8 @@ void scale(const Shape& shape, ptrdiff_t rows) {
   args.outputs = outputs;
   show(shape.name, "forward", rows, [&] { program.forward(args); });
 
-  Recipe recipe;
-  recipe.losses.emplace_back();
-  recipe.trains = true;
-  recipe.optimizer.kind = OptimizerKind::kAdam;
-  recipe.optimizer.beta_1 = 0.9;
-  recipe.optimizer.beta_2 = 0.999;
-  recipe.optimizer.epsilon = 1e-7;
-  recipe.trainable.assign(plan.params.size(), 1);
-  recipe.decayed.assign(plan.params.size(), 0);
-  recipe.regularizers.resize(plan.params.size());
-  Trainer<float> trainer(plan, recipe);
-  for (size_t p = 0; p < params.size(); ++p) trainer.write_param(p, params[p].data());
-  const double rate = 1e-3;
-  RunArgs<float> run;
-  run.data.samples = rows;
-  run.data.inputs = {x.data()};
-  run.data.targets = {target.data()};
-  run.data.weights = {nullptr};
-  run.data.labels.resize(1);
-  run.rows = run.batch = rows;
-  run.rates = &rate;
-  run.outputs = {nullptr};
-  show(shape.name, "training", rows, [&] {
-    RunResult result;
-    const std::string problem = trainer.run(run, &result);
-    if (!problem.empty()) std::printf("%s\n", problem.c_str());
-  });
+  TrainingCase training(plan, rows, 1, false);
+  show(shape.name, "training", rows, [&] { training.run(1); });
 }
 
 }  // namespace

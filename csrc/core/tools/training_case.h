@@ -1,0 +1,96 @@
+// A training step with mse and Adam on all weights, of the shapes that the core is timed with.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "core/tools/ladder.h"
+#include "core/train/trainer.h"
+
+namespace fusedsplit {
+
+inline std::vector<float> random_numbers(ptrdiff_t count, float scale) {
+  static std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  std::vector<float> array(static_cast<size_t>(count));
+  for (float& x : array) x = scale * normal(random);
+  return array;
+}
+
+// Batches of so many rows in rotation through the samples, in their order or shuffled.
+class TrainingCase {
+ public:
+  TrainingCase(const Plan& plan, ptrdiff_t rows, ptrdiff_t batches, bool shuffled)
+      : in_(width(plan, plan.inputs[0])),
+        out_(width(plan, plan.outputs[0])),
+        x_(random_numbers(rows * batches * in_, 1)),
+        target_(random_numbers(rows * batches * out_, 1)),
+        order_(static_cast<size_t>(rows * batches)),
+        rates_(static_cast<size_t>(batches), 1e-3),
+        batches_(batches) {
+    Recipe recipe;
+    recipe.losses.emplace_back();
+    recipe.trains = true;
+    recipe.optimizer.kind = OptimizerKind::kAdam;
+    recipe.optimizer.beta_1 = 0.9;
+    recipe.optimizer.beta_2 = 0.999;
+    recipe.optimizer.epsilon = 1e-7;
+    recipe.trainable.assign(plan.params.size(), 1);
+    recipe.decayed.assign(plan.params.size(), 0);
+    recipe.regularizers.resize(plan.params.size());
+    trainer_ = std::make_unique<Trainer<float>>(plan, recipe);
+    for (size_t p = 0; p < plan.params.size(); ++p)
+      trainer_->write_param(p, random_numbers(plan.params[p].size(), 0.05f).data());
+    std::iota(order_.begin(), order_.end(), int64_t{0});
+    std::shuffle(order_.begin(), order_.end(), std::mt19937(5));
+    args_.data.samples = rows * batches;
+    args_.data.inputs = {x_.data()};
+    args_.data.targets = {target_.data()};
+    args_.data.weights = {nullptr};
+    args_.data.labels.resize(1);
+    if (shuffled) args_.data.order = order_.data();
+    args_.batch = rows;
+    args_.rates = rates_.data();
+    args_.outputs = {nullptr};
+  }
+
+  // Takes so many batches, of those that there are, from where the last run ended.
+  void run(ptrdiff_t steps) {
+    steps = std::min(steps, batches_);
+    if (next_ + steps > batches_) next_ = 0;
+    const ptrdiff_t row = next_ * args_.batch;
+    next_ += steps;
+    if (args_.data.order) {
+      args_.data.order = order_.data() + row;
+    } else {
+      args_.data.inputs[0] = x_.data() + row * in_;
+      args_.data.targets[0] = target_.data() + row * out_;
+    }
+    args_.rows = args_.batch * steps;
+    RunResult result;
+    const std::string problem = trainer_->run(args_, &result);
+    if (!problem.empty()) std::printf("%s\n", problem.c_str());
+  }
+  ptrdiff_t batches() const { return batches_; }
+
+ private:
+  static ptrdiff_t width(const Plan& plan, int value) {
+    return plan.values[static_cast<size_t>(value)].width;
+  }
+
+  ptrdiff_t in_, out_;
+  std::vector<float> x_, target_;
+  std::vector<int64_t> order_;
+  std::vector<double> rates_;
+  ptrdiff_t batches_;
+  ptrdiff_t next_ = 0;
+  std::unique_ptr<Trainer<float>> trainer_;
+  RunArgs<float> args_;
+};
+
+}  // namespace fusedsplit
