@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from fusedsplit.loops.callbacks import Watch
 from tests.loops.side_by_side import IS_OLD, X, Y, assert_same, branches, check, close, floats, run
 
 HELD = (floats(20, 6, seed=8).astype("float64"), floats(20, 1, seed=9).astype("float64"))
@@ -237,3 +238,33 @@ def test_what_is_printed(capsys, verbose):
             [line.rstrip().split(" - ")[-2:] if "loss" in line else line for line in (*lines[:1], lines[-1])]
         )
     assert printed[0] == printed[1]
+
+
+def test_who_sees_each_batch(tmp_path):
+    """Keras' own classes that work by the epoch have hooks around a batch, but do nothing there."""
+
+    class Mine(keras.callbacks.ModelCheckpoint):
+        pass
+
+    path = str(tmp_path / "m.keras")
+    seen = {
+        "": [
+            keras.callbacks.ModelCheckpoint(path),
+            keras.callbacks.BackupAndRestore(str(tmp_path)),
+            keras.callbacks.EarlyStopping(),
+            keras.callbacks.TensorBoard(str(tmp_path), write_graph=False),
+        ],
+        "logs": [keras.callbacks.TerminateOnNaN()],
+        "state": [
+            keras.callbacks.ModelCheckpoint(path, save_freq=2),
+            Mine(path),
+            Meddler(),
+            keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None),
+        ],
+    }
+    model = branches()
+    for what, callbacks in seen.items():
+        for callback in callbacks:
+            watch = Watch(keras.callbacks.CallbackList([callback], model=model, add_history=True))
+            assert watch.train == what and watch.state, callback
+    assert not Watch(keras.callbacks.CallbackList(None, model=model, add_history=True, add_progbar=True)).state

@@ -299,3 +299,68 @@ def test_dropout_layers_are_only_keras_own():
     model = fs.fuse(keras.Model(x, Dense(1)(Mine(0.5)(Dense(4)(x)))))
     model.compile("sgd", "mse")
     fit(model)
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [
+        lambda: {"loss": "mse"},  # whose optimizer is RMSprop
+        lambda: {"optimizer": keras.optimizers.SGD(0.05), "loss": "mse", "jit_compile": True},
+        lambda: {"optimizer": "sgd", "loss": keras.losses.MeanSquaredError(reduction="sum"), "loss_weights": [0.3]},
+    ],
+)
+def test_what_compile_leaves_open(compiled):
+    runs = [run(branches, compiled, fit, loop) for loop in ("keras", "native")]
+    assert_same(*runs)
+    assert type(runs[1].model.optimizer) is type(runs[0].model.optimizer)
+
+
+ERRORS = {
+    "class weights beside sample weights": {"class_weight": {0: 2.0}, "sample_weight": np.ones(ROWS)},
+    "targets of other rows": {"y": Y[:-1]},
+    "a validation split of everything": {"validation_split": 1.0},
+    "no targets": {"y": None},
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_those_of_keras(case):
+    errors = []
+    for loop in ("keras", "auto"):
+        model = fs.fuse(branches(), loop=loop)
+        model.compile("sgd", "mse")
+        before = model.get_weights()
+        with pytest.raises(Exception) as error:  # noqa: PT011
+            model.fit(**{"x": X, "y": Y, **OPTIONS, **ERRORS[case]})
+        errors.append((type(error.value), str(error.value)))
+        assert all((a == b).all() for a, b in zip(before, model.get_weights()))
+    assert errors[0] == errors[1]
+
+
+def test_regularizers_alone_are_left_to_keras():
+    def make():
+        x = Input((6,))
+        return keras.Model(x, Dense(1, kernel_regularizer=keras.regularizers.L2(0.1))(Dense(4, activation="relu")(x)))
+
+    def alone(model):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of variables without a gradient
+            return model.fit(X, **OPTIONS)
+
+    compiled = lambda: {"optimizer": keras.optimizers.SGD(0.1)}  # noqa: E731
+    assert_same(*(run(make, compiled, alone, loop) for loop in ("keras", "auto")))
+
+
+def test_capped_epochs_are_left_to_keras():
+    if not hasattr(keras.config, "set_max_epochs"):
+        pytest.skip("not in this Keras")
+    keras.config.set_max_epochs(1)
+    try:
+        model = fs.fuse(branches())
+        model.compile("sgd", "mse")
+        assert len(fit(model).history["loss"]) == 1
+        model.loop = "native"
+        with pytest.raises(ValueError, match="max_epochs"):
+            fit(model)
+    finally:
+        keras.config.set_max_epochs(None)
