@@ -18,9 +18,10 @@ RELU = Activation("relu")
 
 
 def split_plan(inputs: int = 7, units: int = 8, outputs: int = 3, last: Activation = LINEAR, heads: int = 1) -> Plan:
-    """Dense(units), its halves each through a Dense of its own, and heads on what they give."""
+    """Dense(units), its halves each through a Dense of its own, and heads, if any, on what they give."""
     b = PlanBuilder()
-    x, stem, joined = b.input(inputs), b.hidden(units), b.hidden(units + 2)
+    x, stem = b.input(inputs), b.hidden(units)
+    joined = b.hidden(units + 2) if heads else b.output(units + 2)
     half = units // 2
     b.dense(x, b.param((inputs, units)), b.param((units,)), Activation("tanh"), stem)
     parts = [(Range(stem.value, 0, half), 0, half), (Range(stem.value, half, units), half, units + 2)]

@@ -377,6 +377,25 @@ def test_bits_depend_on_neither_threads_nor_calls_nor_seconds(dtype):
             np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("batch", [32, 100, 300, 512])
+@pytest.mark.parametrize("heads", [0, 1])
+def test_bits_where_workers_share_chains(batch, heads):
+    """One shard or more, fewer than workers or not; with a head that joins the chains, and without."""
+    plan = split_plan(inputs=64, units=128, outputs=5, heads=heads)
+    core = library.core()
+    threads = core.threads()
+    runs = []
+    try:
+        for count in (1, 2, 3, 8):
+            core.set_threads(count)
+            runs.append(trained(plan, Recipe((MSE,), Optimizer("adam")), rows=600, batch=batch))
+    finally:
+        core.set_threads(threads)
+    for run in runs[1:]:
+        for got, want in zip(run, runs[0], strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("isa", library.core().isas())
 def test_every_isa(isa):
     plan = split_plan(inputs=33, units=40, outputs=5)

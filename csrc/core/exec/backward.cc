@@ -151,7 +151,7 @@ void Executor<T>::backward_blocks(Call* call, const BackwardArgs<T>& args) const
     back = {&block, &grads, buffers, shard, b == 0, false, nullptr};
     if (second)
       back.second_pass_dz = grads.second_pass_dz + layout_.second_pass_width * layout_.kept_rows * shard;
-    begin_gradients(back);
+    begin_gradients(back, 0, block.rows);
     for (size_t i = layout_.nodes.size(); i-- > 0;) run_gradient(back, layout_.nodes[i], false);
   };
   if (!second) {
@@ -219,7 +219,7 @@ void Executor<T>::backward_chains(Call* call, const BackwardArgs<T>& args) const
   };
   if (!args.saved) recompute(call, blocks[0]);
   zero_params(grads, 0, false);
-  call->workers->run(1, [&](ptrdiff_t, int worker) { begin_gradients(back(worker)); });
+  call->workers->run(1, [&](ptrdiff_t, int worker) { begin_gradients(back(worker), 0, args.rows); });
   // By packing: whether it is there as a whole. Chains that run side by side have none in common.
   std::vector<char> packed(layout_.packings.size());
   const auto run_whole = [&](const Node& node, int worker, bool defer) {

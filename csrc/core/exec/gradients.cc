@@ -277,32 +277,35 @@ void row_gradient(const BlockGradients<T>& grads, const Node& node) {
 }  // namespace
 
 template <class T>
-void begin_gradients(const BlockGradients<T>& grads) {
+void begin_gradients(const BlockGradients<T>& grads, ptrdiff_t begin, ptrdiff_t end) {
   const Block<T>& block = *grads.block;
   const Layout& layout = *block.layout;
+  const auto rows_of = [&](const Range& range) {
+    const Rows<T> rows = grads.value(range);
+    return Rows<T>{rows.data + begin * rows.ld, rows.ld};
+  };
   for (size_t v = 0; v < layout.places.size(); ++v) {
     const Place& place = layout.places[v];
     if (!grads.all->wanted[v] || !grads.all->reaches(static_cast<int>(v))) continue;
     const Range whole{static_cast<int>(v), 0, place.width};
     if (place.role != Role::kOutput) {
-      if (place.grad_zeroed) zero_rows(grads.value(whole), block.rows, place.width);
+      if (place.grad_zeroed) zero_rows(rows_of(whole), end - begin, place.width);
     } else if (!grads.all->args->output_grads[place.index]) {
-      zero_rows(grads.value(whole), block.rows, place.width);
+      zero_rows(rows_of(whole), end - begin, place.width);
     } else if (place.read && !grads.all->given) {
-      const Rows<T> to = grads.value(whole);
-      const Rows<const T> dy = output_grad(grads, place, whole, 0);
-      block.kernels->copy(block.rows, place.width, dy.data, dy.ld, to.data, to.ld, false);
+      const Rows<T> to = rows_of(whole);
+      const Rows<const T> dy = output_grad(grads, place, whole, begin);
+      block.kernels->copy(end - begin, place.width, dy.data, dy.ld, to.data, to.ld, false);
     }
   }
-  for (ptrdiff_t row = 0; row < block.rows; row += kMaskedRows)
+  for (ptrdiff_t row = begin; row < end; row += kMaskedRows)
     for (const Entry& entry : layout.entries) {
       const Place& place = layout.places[static_cast<size_t>(entry.range.value)];
       if (!grads.all->wanted[static_cast<size_t>(entry.range.value)]) continue;
       if (!grads.all->args->output_grads[place.index]) continue;
       const Rows<T> to = grads.value(entry.range);
-      activation_rows<T>(block, layout.nodes[entry.node], entry.range, row,
-                         std::min(kMaskedRows, block.rows - row), output_grad(grads, place, entry.range, row),
-                         {to.data + row * to.ld, to.ld});
+      activation_rows<T>(block, layout.nodes[entry.node], entry.range, row, std::min(kMaskedRows, end - row),
+                         output_grad(grads, place, entry.range, row), {to.data + row * to.ld, to.ld});
     }
 }
 
@@ -391,7 +394,7 @@ void run_gradient_part(const BlockGradients<T>& grads, const Node& node, const G
 #define FUSEDSPLIT_FOR_TYPE(T)                                                                        \
   template struct Gradients<T>;                                                                       \
   template struct BlockGradients<T>;                                                                  \
-  template void begin_gradients<T>(const BlockGradients<T>&);                                         \
+  template void begin_gradients<T>(const BlockGradients<T>&, ptrdiff_t, ptrdiff_t);                   \
   template void run_gradient<T>(const BlockGradients<T>&, const Node&, bool);                         \
   template std::vector<GradientPart> gradient_parts<T>(const BlockGradients<T>&, const Node&);        \
   template void mask_gradient<T>(const BlockGradients<T>&, const Node&);                              \

@@ -44,9 +44,10 @@ struct BlockGradients {
   bool adds(int param) const { return !first || block->layout->params[static_cast<size_t>(param)].zeroed; }
 };
 
-// Fills the gradients of outputs and zeroes those that start as zeros. Call it before any run_gradient.
+// Fills the gradients of outputs and zeroes those that start as zeros, in rows [begin, end) of the block. Call it for all
+// rows before any run_gradient.
 template <class T>
-void begin_gradients(const BlockGradients<T>& grads);
+void begin_gradients(const BlockGradients<T>& grads, ptrdiff_t begin, ptrdiff_t end);
 
 // What workers share of the derivative of one Dense, where a stage has no chains to share: columns of its kernel's
 // gradient, or of its source's.

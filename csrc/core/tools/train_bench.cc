@@ -27,11 +27,11 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// The best of half a second: other load on the machine only adds.
+// The best of a fifth of a second: other load on the machine only adds.
 template <class Call>
 double best_of(const Call& call) {
   double best = 1e9;
-  for (const auto begin = Clock::now(); seconds_since(begin) < 0.5;) {
+  for (const auto begin = Clock::now(); seconds_since(begin) < 0.2;) {
     const auto start = Clock::now();
     call();
     best = std::min(best, seconds_since(start));
@@ -83,7 +83,7 @@ double operations(const Shape& shape, int rows) {
 
 void bench(const Shape& shape, double best_product) {
   // Of x and targets; more than a level-3 cache.
-  constexpr ptrdiff_t kBytes = ptrdiff_t{64} << 20;
+  constexpr ptrdiff_t kBytes = ptrdiff_t{48} << 20;
   constexpr double kRound = 1e-3;
   const Plan plan = make_plan(shape, false);
   const bool shuffled = shape.name[0] == 'F';

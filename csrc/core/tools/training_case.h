@@ -18,7 +18,10 @@ inline std::vector<float> random_numbers(ptrdiff_t count, float scale) {
   static std::mt19937 random(3);
   std::normal_distribution<float> normal;
   std::vector<float> array(static_cast<size_t>(count));
-  for (float& x : array) x = scale * normal(random);
+  // Many numbers repeat, after a prime count.
+  constexpr size_t kPeriod = 65521;
+  for (size_t i = 0; i < array.size(); ++i)
+    array[i] = i < kPeriod ? scale * normal(random) : array[i - kPeriod];
   return array;
 }
 

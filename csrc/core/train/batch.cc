@@ -81,38 +81,56 @@ Desk<T>::Desk(const Plan& plan, const Recipe& recipe, ptrdiff_t rows, Carver* ca
 }
 
 template <class T>
-void lay_out(const Plan& plan, const Recipe& recipe, const Data<T>& data, const Batch& batch, ptrdiff_t begin,
-             ptrdiff_t end, Desk<T>* desk) {
-  const ptrdiff_t first = batch.begin + begin, rows = end - begin;
-  const int64_t* const samples = data.order ? data.order + first : nullptr;
-  const auto show = [&](const T* from, ptrdiff_t width, T* to) -> const T* {
-    if (!from) return nullptr;
-    if (!samples) return from + first * width;
-    gather(from, width, samples, rows, to);
-    return to;
+void lay_out(const Plan& plan, const Recipe& recipe, const Data<T>& data, const Batch& batch, ptrdiff_t first,
+             ptrdiff_t begin, ptrdiff_t end, Desk<T>* desk) {
+  const ptrdiff_t at = begin - first, rows = end - begin;
+  const int64_t* const samples = data.order ? data.order + batch.begin + begin : nullptr;
+  const auto gather_rows = [&](const T* from, ptrdiff_t width, T* to) {
+    if (from && samples) gather(from, width, samples, rows, to + at * width);
   };
+  const auto sample = [&](ptrdiff_t row) { return data.sample(batch.begin + begin + row); };
   for (size_t i = 0; i < plan.inputs.size(); ++i)
-    desk->shown_inputs[i] = show(data.inputs[i], input_width(plan, i), desk->inputs[i]);
+    gather_rows(data.inputs[i], input_width(plan, i), desk->inputs[i]);
   for (const Dropout& dropout : recipe.dropouts) {
     const size_t i = static_cast<size_t>(dropout.input);
     const ptrdiff_t width = input_width(plan, i);
     for (ptrdiff_t row = 0; row < rows; ++row)
-      draw(dropout, batch.number, begin + row, width, desk->inputs[i] + row * width);
+      draw(dropout, batch.number, begin + row, width, desk->inputs[i] + (at + row) * width);
+  }
+  for (size_t l = 0; l < recipe.losses.size(); ++l) {
+    gather_rows(data.weights[l], 1, desk->weights[l]);
+    gather_rows(data.targets[l], output_width(plan, recipe.losses[l].output), desk->targets[l]);
+    if (is_sparse(recipe.losses[l].kind))
+      for (ptrdiff_t i = 0; i < rows; ++i)
+        desk->labels[l][at + i] = static_cast<ptrdiff_t>(data.labels[l].at(sample(i)));
+  }
+  for (size_t p = 0; p < data.points.size(); ++p)
+    if (data.points[p].per_row)
+      for (ptrdiff_t i = 0; i < rows; ++i) desk->points[p][at + i] = data.points[p].data[sample(i)];
+}
+
+template <class T>
+void show(const Plan& plan, const Recipe& recipe, const Data<T>& data, const Batch& batch, ptrdiff_t first,
+          Desk<T>* desk) {
+  // On the desk, or where they lie one after another in the caller's array.
+  const auto rows_of = [&](const T* from, ptrdiff_t width, const T* laid) -> const T* {
+    if (!from) return nullptr;
+    return data.order ? laid : from + (batch.begin + first) * width;
+  };
+  for (size_t i = 0; i < plan.inputs.size(); ++i)
+    desk->shown_inputs[i] = rows_of(data.inputs[i], input_width(plan, i), desk->inputs[i]);
+  for (const Dropout& dropout : recipe.dropouts) {
+    const size_t i = static_cast<size_t>(dropout.input);
     desk->shown_inputs[i] = desk->inputs[i];
   }
   for (size_t l = 0; l < recipe.losses.size(); ++l) {
-    desk->shown_weights[l] = show(data.weights[l], 1, desk->weights[l]);
+    desk->shown_weights[l] = rows_of(data.weights[l], 1, desk->weights[l]);
     desk->shown_targets[l] =
-        show(data.targets[l], output_width(plan, recipe.losses[l].output), desk->targets[l]);
-    if (is_sparse(recipe.losses[l].kind))
-      for (ptrdiff_t i = 0; i < rows; ++i)
-        desk->labels[l][i] = static_cast<ptrdiff_t>(data.labels[l].at(data.sample(first + i)));
+        rows_of(data.targets[l], output_width(plan, recipe.losses[l].output), desk->targets[l]);
   }
   for (size_t p = 0; p < data.points.size(); ++p) {
     desk->shown_points[p] = data.points[p];
-    if (!data.points[p].per_row) continue;
-    for (ptrdiff_t i = 0; i < rows; ++i) desk->points[p][i] = data.points[p].data[data.sample(first + i)];
-    desk->shown_points[p].data = desk->points[p];
+    if (data.points[p].per_row) desk->shown_points[p].data = desk->points[p];
   }
 }
 
@@ -165,7 +183,8 @@ void survey(const Plan& plan, const Recipe& recipe, const Data<T>& data, Batch* 
   template struct Desk<T>;                                                                                 \
   template class Ahead<T>;                                                                                 \
   template void lay_out<T>(const Plan&, const Recipe&, const Data<T>&, const Batch&, ptrdiff_t, ptrdiff_t, \
-                           Desk<T>*);                                                                      \
+                           ptrdiff_t, Desk<T>*);                                                           \
+  template void show<T>(const Plan&, const Recipe&, const Data<T>&, const Batch&, ptrdiff_t, Desk<T>*);    \
   template void survey<T>(const Plan&, const Recipe&, const Data<T>&, Batch*);
 FUSEDSPLIT_FOR_TYPE(float)
 FUSEDSPLIT_FOR_TYPE(double)

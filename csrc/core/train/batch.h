@@ -62,10 +62,14 @@ struct Desk {
   Desk(const Plan& plan, const Recipe& recipe, ptrdiff_t rows, Carver* carver);
 };
 
-// Lays rows [begin, end) of a batch on the desk.
+// Lays rows [begin, end) of a batch on the desk, whose first row is the batch's row `first`.
 template <class T>
-void lay_out(const Plan& plan, const Recipe& recipe, const Data<T>& data, const Batch& batch, ptrdiff_t begin,
-             ptrdiff_t end, Desk<T>* desk);
+void lay_out(const Plan& plan, const Recipe& recipe, const Data<T>& data, const Batch& batch, ptrdiff_t first,
+             ptrdiff_t begin, ptrdiff_t end, Desk<T>* desk);
+// Shows a block whose first row is `first` where its rows are.
+template <class T>
+void show(const Plan& plan, const Recipe& recipe, const Data<T>& data, const Batch& batch, ptrdiff_t first,
+          Desk<T>* desk);
 
 // Some rows of the order that a worker will lay out next, fetched bit by bit while it computes.
 template <class T>

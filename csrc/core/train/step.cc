@@ -43,6 +43,13 @@ Stepper<T>::Stepper(const Plan& plan, const Recipe& recipe)
     if (place.role == Role::kOutput)
       output_ranges_[static_cast<size_t>(place.index)] = {static_cast<int>(v), 0, place.width};
   }
+  ptrdiff_t laid = 0, given = 0;  // elements of a row
+  for (const Place& place : layout_.places) {
+    if (place.role == Role::kInput) laid += place.width;
+    if (place.role == Role::kOutput) given += place.width;
+  }
+  laid_rows_ = std::max(kLeastTaskRows, kTaskElements / std::max<ptrdiff_t>(1, laid + given));
+  loss_rows_ = std::max(kLeastTaskRows, kTaskElements / std::max<ptrdiff_t>(1, given));
   find_reached();
 }
 
@@ -77,11 +84,20 @@ void Stepper<T>::find_reached() {
     backward_ = backward_ || reached_[p];
     if (reached_[p] && layout_.params[p].zeroed) zeroed_.push_back(static_cast<int>(p));
   }
+  double all = 0, even = 0;
+  for (const std::vector<Chain>& chains : layout_.stages)
+    for (const Chain& chain : chains) {
+      all += chain.flops;
+      if (!is_lopsided(chains, 2)) even += chain.flops;
+    }
+  chains_ = backward_ && layout_.parallel_gradients && even >= kEvenShare * all;
+  even_ = even == all;
 }
 
 template <class T>
 ptrdiff_t Stepper<T>::shards(ptrdiff_t rows) const {
   if (rows < 2 * kLeastShardRows || work_of_step(layout_, rows) < work_of_two_shards) return 1;
+  if (chains_ && rows <= (even_ ? kOneShardRows : kOneShardFewRows)) return 1;
   ptrdiff_t shards = 2;
   while (shards < layout_.most_shards && rows >= 2 * shards * kShardRows) shards *= 2;
   return shards;
@@ -93,12 +109,12 @@ int Stepper<T>::useful_workers(ptrdiff_t rows) const {
 }
 
 template <class T>
-typename Stepper<T>::Worker Stepper<T>::carve(Carver* carver) const {
-  Worker worker{Desk<T>(plan_, recipe_, layout_.kept_rows, carver), {}, nullptr, nullptr, {}};
-  worker.temporaries = Temporaries<T>(layout_, layout_.kept_rows, carver);
-  worker.values = carver->take<T>((backward_ ? layout_.kept_width : layout_.brief_width) * layout_.kept_rows);
-  worker.grads = carver->take<T>(backward_ ? layout_.grad_width * layout_.kept_rows : 0);
-  return worker;
+typename Stepper<T>::Stand Stepper<T>::carve(Carver* carver) const {
+  Stand stand{Desk<T>(plan_, recipe_, layout_.kept_rows, carver), nullptr, nullptr, {}, {}};
+  stand.values = carver->take<T>((backward_ ? layout_.kept_width : layout_.brief_width) * layout_.kept_rows);
+  const ptrdiff_t grads = chains_ ? std::max(layout_.grad_width, layout_.own_grad_width) : layout_.grad_width;
+  stand.grads = carver->take<T>(backward_ ? grads * layout_.kept_rows : 0);
+  return stand;
 }
 
 template <class T>
@@ -133,16 +149,22 @@ void Stepper<T>::prepare(ptrdiff_t rows, int workers, const std::vector<T*>& out
     grads_->transposed = transposed_.data();
     rows_ = rows;
   }
-  if (static_cast<size_t>(workers) <= workers_.size()) return;
+  const size_t helpers = static_cast<size_t>(workers);
+  const size_t stands =
+      shares_chains(shards(rows), workers) ? std::max(helpers, static_cast<size_t>(shards(rows))) : helpers;
+  if (helpers <= temporaries_.size() && stands <= stands_.size()) return;
   Carver sizes(nullptr);
   carve(&sizes);
-  const ptrdiff_t bytes = static_cast<ptrdiff_t>(sizes.used());
-  workers_.clear();
-  memory_ = Buffer<char>(bytes * workers);
-  for (int w = 0; w < workers; ++w) {
-    Carver carver(memory_.data() + bytes * w, static_cast<size_t>(bytes));
-    workers_.push_back(carve(&carver));
-  }
+  const size_t stand_bytes = sizes.used();
+  Temporaries<T>(layout_, layout_.kept_rows, &sizes);
+  const size_t temporary_bytes = sizes.used() - stand_bytes;
+  stands_.clear();
+  temporaries_.clear();
+  const size_t bytes = stand_bytes * stands + temporary_bytes * helpers;
+  memory_ = Buffer<char>(static_cast<ptrdiff_t>(bytes));
+  Carver carver(memory_.data(), bytes);
+  for (size_t i = 0; i < stands; ++i) stands_.push_back(carve(&carver));
+  for (size_t i = 0; i < helpers; ++i) temporaries_.emplace_back(layout_, layout_.kept_rows, &carver);
 }
 
 // Tasks are shards, or single parts where there are no gradients to sum.
@@ -167,42 +189,68 @@ void Stepper<T>::cut(ptrdiff_t rows) {
       parts_[i].next_begin = next.begin + (last ? rows : 0);
       parts_[i].next_end = next.end + (last ? rows : 0);
     }
-  part_sums_.assign(parts_.size() * sums_, 0);
+  ptrdiff_t most = 0;
+  for (const Part& part : parts_) most = std::max(most, part.end - part.begin);
+  loss_tasks_ = (most + loss_rows_ - 1) / loss_rows_;
+  laid_tasks_ = (most + laid_rows_ - 1) / laid_rows_;
+  part_sums_.assign(parts_.size() * static_cast<size_t>(loss_tasks_) * sums_, 0);
+  cut_packings(rows);
+  find_rounds();
+}
+
+// Packings that one task packs: of so many elements or more.
+template <class T>
+void Stepper<T>::cut_packings(ptrdiff_t rows) {
+  packs_.clear();
+  ptrdiff_t elements = 0;
+  for (size_t p = 0; p < layout_.packings.size(); ++p) {
+    const Packing& packing = layout_.packings[p];
+    const ptrdiff_t times = (rows >= kPackRows && packing.forward) + (transposes_[p] != 0);
+    if (times == 0) continue;
+    if (packs_.empty() || elements >= kPackTask) {
+      packs_.push_back(p);
+      elements = 0;
+    }
+    const Step& step = layout_.nodes[packing.node].step;
+    elements += times * step.sources[0].range.width() * step.dst.width();
+  }
+  if (!packs_.empty()) packs_.push_back(layout_.packings.size());
 }
 
 template <class T>
-void Stepper<T>::pack(const StepArgs<T>& args, ptrdiff_t rows) {
-  const Kernels<T>& kernels = *args.kernels;
-  if (rows >= kJoinRows)
-    for (const Join& join : layout_.joins)
-      if (join.fresh)
-        pack_join(kernels, layout_, join, args.params, joined_.data(), joined_.data() + layout_.join_kernel);
-  const auto pack_one = [&](ptrdiff_t i, int) {
-    const Packing& packing = layout_.packings[static_cast<size_t>(i)];
+void Stepper<T>::pack_joins(const StepArgs<T>& args, ptrdiff_t rows) {
+  if (rows < kJoinRows) return;
+  for (const Join& join : layout_.joins)
+    if (join.fresh)
+      pack_join(*args.kernels, layout_, join, args.params, joined_.data(),
+                joined_.data() + layout_.join_kernel);
+}
+
+template <class T>
+void Stepper<T>::pack(const StepArgs<T>& args, ptrdiff_t rows, ptrdiff_t task) {
+  for (size_t p = packs_[static_cast<size_t>(task)]; p < packs_[static_cast<size_t>(task) + 1]; ++p) {
+    const Packing& packing = layout_.packings[p];
     if (rows >= kPackRows && packing.forward)
-      pack_kernel(kernels, layout_, packing, args.params, Reader::kManyRows, packed_.data());
-    if (transposes_[static_cast<size_t>(i)])
-      pack_kernel(kernels, layout_, packing, args.params, Reader::kBackward, transposed_.data());
-  };
-  const ptrdiff_t count = static_cast<ptrdiff_t>(layout_.packings.size());
-  if (layout_.packed_size >= kSharedPacking) return args.workers->run(count, pack_one);
-  args.workers->run(1, [&](ptrdiff_t, int) {
-    for (ptrdiff_t i = 0; i < count; ++i) pack_one(i, 0);
-  });
+      pack_kernel(*args.kernels, layout_, packing, args.params, Reader::kManyRows, packed_.data());
+    if (transposes_[p])
+      pack_kernel(*args.kernels, layout_, packing, args.params, Reader::kBackward, transposed_.data());
+  }
 }
 
 template <class T>
-LossRows<T> Stepper<T>::rows_of(LossKind kind, size_t loss, int output, ptrdiff_t rows, const Batch& batch,
-                                const Desk<T>& desk) const {
+LossRows<T> Stepper<T>::rows_of(LossKind kind, size_t loss, int output, ptrdiff_t begin, ptrdiff_t end,
+                                const Batch& batch, const Desk<T>& desk) const {
   const ptrdiff_t width = output_ranges_[static_cast<size_t>(output)].width();
   LossRows<T> g;
   g.kind = static_cast<int>(kind);
-  g.m = rows;
+  const ptrdiff_t ld = desk.shown_ld[static_cast<size_t>(output)];
+  const T* const target = desk.shown_targets[loss];
+  g.m = end - begin;
   g.n = width;
-  g.y = {desk.shown_outputs[static_cast<size_t>(output)], desk.shown_ld[static_cast<size_t>(output)]};
-  g.target = {desk.shown_targets[loss], width};
-  g.labels = desk.labels[loss];
-  g.values = desk.values;
+  g.y = {desk.shown_outputs[static_cast<size_t>(output)] + begin * ld, ld};
+  g.target = {target ? target + begin * width : nullptr, width};
+  if (desk.labels[loss]) g.labels = desk.labels[loss] + begin;
+  g.values = desk.values + begin;
   if (batch.binary[loss] && (kind == LossKind::kHinge || kind == LossKind::kSquaredHinge)) {
     g.target_scale = 2;
     g.target_shift = -1;
@@ -212,11 +260,11 @@ LossRows<T> Stepper<T>::rows_of(LossKind kind, size_t loss, int output, ptrdiff_
 
 template <class T>
 void Stepper<T>::run_losses(const StepArgs<T>& args, const Batch& batch, const BlockGradients<T>& back,
-                            const Desk<T>& desk, double* sums) const {
-  const ptrdiff_t rows = back.block->rows;
+                            const Desk<T>& desk, ptrdiff_t begin, ptrdiff_t end, double* sums) const {
   for (size_t l = 0; l < recipe_.losses.size(); ++l) {
     const Loss& loss = recipe_.losses[l];
-    LossRows<T> g = rows_of(loss.kind, l, loss.source(), rows, batch, desk);
+    const T* const weights = desk.shown_weights[l] ? desk.shown_weights[l] + begin : nullptr;
+    LossRows<T> g = rows_of(loss.kind, l, loss.source(), begin, end, batch, desk);
     g.epsilon = static_cast<T>(loss.epsilon);
     g.delta = static_cast<T>(loss.delta);
     if (loss.label_smoothing != 0) {
@@ -228,46 +276,45 @@ void Stepper<T>::run_losses(const StepArgs<T>& args, const Batch& batch, const B
     const Range& range = output_ranges_[static_cast<size_t>(loss.source())];
     if (backward_ && grads_->wanted[static_cast<size_t>(range.value)]) {
       g.grad = back.value(range);
+      g.grad.data += begin * g.grad.ld;
       g.add = std::any_of(recipe_.losses.begin(), recipe_.losses.begin() + static_cast<ptrdiff_t>(l),
                           [&](const Loss& before) { return before.source() == loss.source(); });
       g.factor = static_cast<T>(loss.weight * batch.factors[l]);
-      g.weights = desk.shown_weights[l];
+      g.weights = weights;
     }
     args.kernels->loss(g);
-    sums[l] = weighted_sum(rows, g.values, desk.shown_weights[l]);
+    sums[l] = weighted_sum(end - begin, g.values, weights);
   }
 }
 
 template <class T>
-void Stepper<T>::run_metrics(const StepArgs<T>& args, const Batch& batch, ptrdiff_t rows, const Desk<T>& desk,
-                             double* sums) const {
+void Stepper<T>::run_metrics(const StepArgs<T>& args, const Batch& batch, const Desk<T>& desk,
+                             ptrdiff_t begin, ptrdiff_t end, double* sums) const {
+  const ptrdiff_t rows = end - begin;
   for (const Metric& metric : recipe_.metrics) {
     const size_t loss = static_cast<size_t>(metric.loss);
-    LossRows<T> g = rows_of(metric.kind, loss, metric.output, rows, batch, desk);
+    LossRows<T> g = rows_of(metric.kind, loss, metric.output, begin, end, batch, desk);
     g.epsilon = static_cast<T>(metric.epsilon);
     g.delta = static_cast<T>(metric.threshold);
     args.kernels->loss(g);
-    const T* const weights = metric.weighted ? desk.shown_weights[loss] : nullptr;
+    const bool weighted = metric.weighted && desk.shown_weights[loss];
+    const T* const weights = weighted ? desk.shown_weights[loss] + begin : nullptr;
     *sums++ = weighted_sum(rows, g.values, weights);
     *sums++ = weights ? weighted_sum<T>(rows, weights, nullptr) : static_cast<double>(rows);
   }
 }
 
+// Shows a block where its rows, kernels and buffers are.
 template <class T>
-void Stepper<T>::run_part(const StepArgs<T>& args, const Batch& batch, const Part& part, Worker* worker,
-                          double* sums) const {
-  Desk<T>& desk = worker->desk;
-  lay_out(plan_, recipe_, *args.data, batch, part.begin, part.end, &desk);
+void Stepper<T>::seat(const StepArgs<T>& args, const Batch& batch, const Part& part, Stand* stand) const {
+  Desk<T>& desk = stand->desk;
+  show(plan_, recipe_, *args.data, batch, part.begin, &desk);
   for (size_t i = 0; i < desk.outputs.size(); ++i) {
     const ptrdiff_t width = output_ranges_[i].width();
     desk.shown_outputs[i] = args.outputs[i] ? args.outputs[i] + part.begin * width : desk.outputs[i];
     desk.shown_ld[i] = args.outputs[i] ? width : desk.output_ld[i];
   }
-  Ahead<T> ahead(plan_, recipe_, *args.data, std::min(args.rows, batch.begin + part.next_begin),
-                 std::min(args.rows, batch.begin + part.next_end));
-  const ptrdiff_t nodes = static_cast<ptrdiff_t>(layout_.nodes.size());
-  ahead.fetch(nodes + 2);
-  Tensors<T>& tensors = worker->tensors;
+  Tensors<T>& tensors = stand->tensors;
   tensors.inputs = desk.shown_inputs.data();
   tensors.params = args.params;
   tensors.points = desk.shown_points.data();
@@ -276,42 +323,77 @@ void Stepper<T>::run_part(const StepArgs<T>& args, const Batch& batch, const Par
   tensors.packed = batch.rows >= kPackRows ? packed_.data() : nullptr;
   tensors.joined =
       batch.rows >= kJoinRows && !layout_.joins.empty() ? joined_.data() + layout_.join_kernel : nullptr;
-  Block<T> block;
+  Block<T>& block = stand->block;
   block.kernels = args.kernels;
   block.layout = &layout_;
   block.tensors = &tensors;
   block.rows = part.end - part.begin;
-  block.buffers = worker->values;
+  block.buffers = stand->values;
   block.keeps = backward_;
   block.idle = idle_.data();
-  block.temporaries = worker->temporaries;
+}
+
+// What is between forward and backward, for some of the rows.
+template <class T>
+void Stepper<T>::turn(const StepArgs<T>& args, const Batch& batch, const BlockGradients<T>& back,
+                      const Desk<T>& desk, size_t part, ptrdiff_t task) {
+  const ptrdiff_t begin = task * loss_rows_, end = std::min(begin + loss_rows_, back.block->rows);
+  if (begin >= end) return;
+  double* const sums =
+      part_sums_.data() + (part * static_cast<size_t>(loss_tasks_) + static_cast<size_t>(task)) * sums_;
+  run_losses(args, batch, back, desk, begin, end, sums);
+  run_metrics(args, batch, desk, begin, end, sums + recipe_.losses.size());
+  if (!backward_) return;
+  if (back.first && task == 0)
+    for (int p : zeroed_)
+      std::fill_n(grads_->param(layout_, p, back.shard), plan_.params[static_cast<size_t>(p)].size(), T(0));
+  begin_gradients(back, begin, end);
+}
+
+template <class T>
+void Stepper<T>::run_part(const StepArgs<T>& args, const Batch& batch, size_t i, int worker) {
+  const Part& part = parts_[i];
+  Stand& stand = stands_[static_cast<size_t>(worker)];
+  lay_out(plan_, recipe_, *args.data, batch, part.begin, part.begin, part.end, &stand.desk);
+  seat(args, batch, part, &stand);
+  Ahead<T> ahead(plan_, recipe_, *args.data, std::min(args.rows, batch.begin + part.next_begin),
+                 std::min(args.rows, batch.begin + part.next_end));
+  const ptrdiff_t nodes = static_cast<ptrdiff_t>(layout_.nodes.size());
+  ahead.fetch(nodes + 2);
+  Block<T> block = stand.block;
+  block.temporaries = temporaries_[static_cast<size_t>(worker)];
   run_nodes(block);
   ahead.fetch(nodes + 1);
-  const BlockGradients<T> back{&block, grads_.get(), worker->grads, part.shard, part.first, false, nullptr};
-  run_losses(args, batch, back, desk, sums);
-  run_metrics(args, batch, block.rows, desk, sums + recipe_.losses.size());
+  const BlockGradients<T> back{&block, grads_.get(), stand.grads, part.shard, part.first, false, nullptr};
+  for (ptrdiff_t task = 0; task < loss_tasks_; ++task) turn(args, batch, back, stand.desk, i, task);
   if (!backward_) return;
-  if (part.first)
-    for (int p : zeroed_)
-      std::fill_n(grads_->param(layout_, p, part.shard), plan_.params[static_cast<size_t>(p)].size(), T(0));
-  begin_gradients(back);
-  for (ptrdiff_t i = nodes; i-- > 0;) {
-    run_gradient(back, layout_.nodes[static_cast<size_t>(i)], false);
-    ahead.fetch(i + 1);
+  for (ptrdiff_t n = nodes; n-- > 0;) {
+    run_gradient(back, layout_.nodes[static_cast<size_t>(n)], false);
+    ahead.fetch(n + 1);
   }
+}
+
+template <class T>
+void Stepper<T>::run_shards(const StepArgs<T>& args, const Batch& batch) {
+  args.workers->run(pack_tasks(), [&](ptrdiff_t task, int) { pack(args, batch.rows, task); });
+  args.workers->run(static_cast<ptrdiff_t>(tasks_.size()) - 1, [&](ptrdiff_t task, int worker) {
+    for (size_t i = tasks_[static_cast<size_t>(task)]; i < tasks_[static_cast<size_t>(task) + 1]; ++i)
+      run_part(args, batch, i, worker);
+  });
 }
 
 template <class T>
 void Stepper<T>::step(const StepArgs<T>& args, const Batch& batch, double* sums) {
   cut(batch.rows);
-  pack(args, batch.rows);
-  args.workers->run(static_cast<ptrdiff_t>(tasks_.size()) - 1, [&](ptrdiff_t task, int worker) {
-    for (size_t i = tasks_[static_cast<size_t>(task)]; i < tasks_[static_cast<size_t>(task) + 1]; ++i)
-      run_part(args, batch, parts_[i], &workers_[static_cast<size_t>(worker)], part_sums_.data() + i * sums_);
-  });
+  pack_joins(args, batch.rows);
+  const ptrdiff_t count = shards(batch.rows);
+  if (shares_chains(count, args.workers->count()) && static_cast<size_t>(count) <= stands_.size()) {
+    run_chains(args, batch);
+  } else {
+    run_shards(args, batch);
+  }
   std::fill_n(sums, sums_, 0.0);
-  for (size_t i = 0; i < parts_.size(); ++i)
-    for (size_t s = 0; s < sums_; ++s) sums[s] += part_sums_[i * sums_ + s];
+  for (size_t i = 0; i < part_sums_.size(); ++i) sums[i % sums_] += part_sums_[i];
 }
 
 #define FUSEDSPLIT_FOR_TYPE(T) template class Stepper<T>;

@@ -1,4 +1,5 @@
-// The blocks of one step: forward, losses and their gradients, and backward into shards, each block while it is in cache.
+// The blocks of one step: forward, losses and their gradients, and backward into shards. What workers take is a shard,
+// whose blocks go through the plan while they are in cache, or, where there are fewer shards than workers, a chain of one.
 #pragma once
 
 #include <memory>
@@ -49,13 +50,13 @@ class Stepper {
   void step(const StepArgs<T>& args, const Batch& batch, double* sums);
 
  private:
-  // What one worker needs.
-  struct Worker {
+  // Where a block of rows goes through the plan: a worker's, or where chains are tasks, a shard's.
+  struct Stand {
     Desk<T> desk;
-    Temporaries<T> temporaries;
     T* values = nullptr;  // of the block, kept or brief
     T* grads = nullptr;
     Tensors<T> tensors;
+    Block<T> block;  // without temporaries, which are a worker's
   };
   // Rows of the batch that go through the plan together.
   struct Part {
@@ -64,19 +65,45 @@ class Stepper {
     ptrdiff_t next_begin, next_end;  // the rows after them, of this batch or (from its rows on) of the next
   };
 
+  // What is done to a block of a shard where chains are tasks, by so many of them that may run side by side.
+  struct Phase {
+    enum class Work { kForward, kLosses, kGradients, kDeferred };
+    Work work;
+    size_t stage;
+    ptrdiff_t tasks;
+  };
+  // Phases [begin, end): one that is shared by tasks, or some that one task does in turn.
+  struct Round {
+    size_t begin, end;
+    ptrdiff_t tasks;
+  };
+
   void find_reached();
+  void find_rounds();
   void find_idle(const std::vector<T*>& outputs);
-  Worker carve(Carver* carver) const;
+  Stand carve(Carver* carver) const;
   void cut(ptrdiff_t rows);
-  void pack(const StepArgs<T>& args, ptrdiff_t rows);
-  void run_part(const StepArgs<T>& args, const Batch& batch, const Part& part, Worker* worker,
-                double* sums) const;
+  void cut_packings(ptrdiff_t rows);
+  void pack_joins(const StepArgs<T>& args, ptrdiff_t rows);
+  ptrdiff_t pack_tasks() const { return packs_.empty() ? 0 : static_cast<ptrdiff_t>(packs_.size()) - 1; }
+  void pack(const StepArgs<T>& args, ptrdiff_t rows, ptrdiff_t task);
+  void seat(const StepArgs<T>& args, const Batch& batch, const Part& part, Stand* stand) const;
+  void turn(const StepArgs<T>& args, const Batch& batch, const BlockGradients<T>& back, const Desk<T>& desk,
+            size_t part, ptrdiff_t task);
+  void run_part(const StepArgs<T>& args, const Batch& batch, size_t part, int worker);
+  void run_shards(const StepArgs<T>& args, const Batch& batch);
+  // Whether so many workers share chains rather than shards. It does not show in the bits.
+  bool shares_chains(ptrdiff_t shards, int workers) const;
+  void run_chains(const StepArgs<T>& args, const Batch& batch);
+  void run_phase(const StepArgs<T>& args, const Batch& batch, const Phase& phase, size_t part, ptrdiff_t task,
+                 int worker);
+  // Losses, their gradients and metrics of some rows of a block, as many as one sum counts.
   void run_losses(const StepArgs<T>& args, const Batch& batch, const BlockGradients<T>& back,
-                  const Desk<T>& desk, double* sums) const;
-  void run_metrics(const StepArgs<T>& args, const Batch& batch, ptrdiff_t rows, const Desk<T>& desk,
-                   double* sums) const;
-  LossRows<T> rows_of(LossKind kind, size_t loss, int output, ptrdiff_t rows, const Batch& batch,
-                      const Desk<T>& desk) const;
+                  const Desk<T>& desk, ptrdiff_t begin, ptrdiff_t end, double* sums) const;
+  void run_metrics(const StepArgs<T>& args, const Batch& batch, const Desk<T>& desk, ptrdiff_t begin,
+                   ptrdiff_t end, double* sums) const;
+  LossRows<T> rows_of(LossKind kind, size_t loss, int output, ptrdiff_t begin, ptrdiff_t end,
+                      const Batch& batch, const Desk<T>& desk) const;
 
   const Plan& plan_;
   const Recipe& recipe_;
@@ -93,6 +120,11 @@ class Stepper {
   size_t sums_ = 0;               // how many numbers a part sums
   std::vector<int> zeroed_;       // params whose gradients in a shard start as zeros
 
+  bool chains_ = false;      // most of the work is in stages of chains that two workers share evenly
+  bool even_ = false;        // all of it is
+  ptrdiff_t loss_rows_ = 0;  // rows of which losses are one task and one sum
+  ptrdiff_t laid_rows_ = 0;  // rows that are laid out as one task
+
   // Made by prepare.
   std::vector<char> idle_;  // by value
   ptrdiff_t rows_ = 0;
@@ -101,12 +133,18 @@ class Stepper {
   Buffer<T> packed_;      // kernels as forward reads them
   Buffer<T> transposed_;  // and as backward does
   Buffer<T> joined_;
-  std::vector<Worker> workers_;
+  std::vector<Temporaries<T>> temporaries_;  // by worker
+  std::vector<Stand> stands_;
   // How so many rows are cut.
   ptrdiff_t cut_rows_ = 0;
   std::vector<Part> parts_;
   std::vector<size_t> tasks_;  // the first part of each task, and the number of all parts
-  std::vector<double> part_sums_;
+  std::vector<size_t> packs_;  // the first packing of each task that packs, and the number of all
+  std::vector<Phase> phases_;
+  std::vector<Round> rounds_;
+  ptrdiff_t loss_tasks_ = 0;  // of a part
+  ptrdiff_t laid_tasks_ = 0;
+  std::vector<double> part_sums_;  // by part and task
 };
 
 }  // namespace fusedsplit
