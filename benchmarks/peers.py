@@ -47,6 +47,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2, help="of every peer (default: 2)")
+    parser.add_argument(
+        "--callers", type=int, default=8, help="threads that call one Predictor at once (0: not measured)"
+    )
     parser.add_argument("--patience", type=float, default=60.0, help="seconds that a peer may take to get ready")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="where the JSON and PNG files go")
     return parser.parse_args()
@@ -55,9 +58,10 @@ def _arguments() -> argparse.Namespace:
 class Race:
     """One run: what has been measured so far."""
 
-    def __init__(self, field: Field, console: Console):
-        self.field, self.console = field, console
+    def __init__(self, field: Field, console: Console, callers: int):
+        self.field, self.console, self.callers = field, console, callers
         self.cells: list[Cell] = []
+        self.together: dict[tuple[str, int], dict[str, dict[str, Timing]]] = {}
         self.floors: dict[str, Timing] = {}
         self.ceiling = 0.0
 
@@ -75,6 +79,9 @@ class Race:
             mine = []
             for batch in batches or default:
                 mine.append(contest.measure(batch, rounds))
+                if self.callers and "predictor" in contest.loaded:
+                    found = contest.loaded["predictor"].ask("together", self.callers, rounds)
+                    self.together[name, batch] = found
                 self.console.print(f"{name}, batch {batch}: measured", style="dim")
             self.cells += mine
             self.console.print(tables.subject_table(mine))
@@ -90,6 +97,11 @@ class Race:
             "ceiling_gflops": self.ceiling / 1e9,
             "missing": self.field.missing,
             "lost": [f"{cell.case} {cell.batch}" for cell in self.cells if tables.is_lost(cell)],
+            "callers": self.callers,
+            "together": {
+                f"{name} {batch}": {form: {how: t.as_json() for how, t in by.items()} for form, by in forms.items()}
+                for (name, batch), forms in self.together.items()
+            },
             "cells": [cell.as_json() for cell in self.cells],
         }
 
@@ -110,7 +122,7 @@ def main() -> int:
     args = _arguments()
     console = program.begin()
     field = program.contestants(console, args.peers, PEERS, args.threads, args.patience)
-    race = Race(field, console)
+    race = Race(field, console, args.callers)
     try:
         race.run(args.only, args.batches, args.rounds)
     finally:
@@ -118,6 +130,8 @@ def main() -> int:
     if race.cells:
         console.print(tables.floors_table(race.floors, race.ceiling))
         console.print(tables.summary_table(race.cells))
+        if race.together:
+            console.print(tables.together_table(race.together, args.callers))
         race.write(args.out)
     return program.end(
         console,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 import fusedsplit as fs
+from fusedsplit.bench import harness
+from fusedsplit.bench.harness import Timing
 from fusedsplit.bench.program import ProviderUnavailable
 from race.inference import FOLDED, PREDICTOR
 from race.inference.keras_programs import Programs
 from race.inference.peer import Bound, Peer
 from race.inference.subjects import Subject
+
+_SECONDS = 20e-3  # of the calls that threads share, far above what sharing them out takes
 
 
 class PredictorPeer(Peer):
@@ -31,12 +37,43 @@ class PredictorPeer(Peer):
         return missing
 
     def bind(self, inputs: Sequence[np.ndarray]) -> dict[str, Bound]:
-        x = inputs[0] if len(inputs) == 1 else list(inputs)
+        self.inputs = x = inputs[0] if len(inputs) == 1 else list(inputs)
         bound = {}
         for name, predictor in self.predictors.items():
             bound[name] = _into_given(predictor, x)
             bound[f"{name}-arrays"] = Bound(functools.partial(predictor.predict, x), _arrays)
         return bound
+
+    def together(self, callers: int, rounds: int) -> dict[str, dict[str, Timing]]:
+        """Each predictor on the rows that it is bound to, for many threads: seconds a call.
+
+        "alone" is one thread that makes all calls one after the other, "together" so many threads with equal shares.
+        """
+        found = {}
+        with concurrent.futures.ThreadPoolExecutor(callers) as pool:
+            for name, predictor in self.predictors.items():
+                calls = [_into_given(predictor, self.inputs).call for _ in range(callers)]
+                each = math.ceil(_SECONDS / harness.sample(calls[0], 10) / callers)
+                ways = {
+                    "alone": functools.partial(_repeat, calls[0], each * callers),
+                    "together": functools.partial(_share, pool, calls, each),
+                }
+                timings = harness.interleave(ways, rounds=rounds)
+                found[name] = {
+                    way: Timing(tuple(s / (each * callers) for s in t.samples), t.repetitions * each * callers)
+                    for way, t in timings.items()
+                }
+        return found
+
+
+def _share(pool: concurrent.futures.Executor, calls: Sequence[Callable[[], object]], each: int) -> None:
+    for done in [pool.submit(_repeat, call, each) for call in calls]:
+        done.result()
+
+
+def _repeat(call: Callable[[], object], count: int) -> None:
+    for _ in range(count):
+        call()
 
 
 def _into_given(predictor: Any, x: Any) -> Bound:

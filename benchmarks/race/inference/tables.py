@@ -109,6 +109,19 @@ def _mean(cells: Sequence[Cell], form: str) -> float:
     return geometric_mean(r for r in (ahead(cell, form) for cell in cells) if not math.isnan(r))
 
 
+def together_table(found: dict[tuple[str, int], dict[str, dict[str, Timing]]], callers: int) -> Table:
+    """One predictor for many threads."""
+    table = Table(title=f"{callers} threads calling one Predictor: us a call, beside one thread making as many calls")
+    for name in ("case", "batch", "form", "one after the other", f"by {callers} threads", "times as fast"):
+        table.add_column(name, justify="left" if name in ("case", "form") else "right")
+    for (case, batch), forms in found.items():
+        for form, by in forms.items():
+            alone, together = by["alone"], by["together"]
+            ratio = report.ratio_text(alone.median / together.median)
+            table.add_row(case, str(batch), form, with_spread(alone), with_spread(together), ratio)
+    return table
+
+
 def floors_table(floors: dict[str, Timing], ceiling: float) -> Table:
     table = report.floors_table(floors)
     table.caption = f"The best product of two matrices here: {ceiling / 1e9:.0f} GFLOP/s"
