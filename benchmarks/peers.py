@@ -106,7 +106,7 @@ class Race:
         }
 
     def write(self, out: Path) -> None:
-        """The JSON file and the two pictures."""
+        """The JSON file and the pictures: all forms, and the runtimes alone on the ladder."""
         out.mkdir(parents=True, exist_ok=True)
         data = self.as_json()
         (out / "peers.json").write_text(json.dumps(data, indent=1) + "\n")
@@ -115,7 +115,11 @@ class Race:
         )
         plots.save(plots.times(self.cells, self.floors, self.ceiling, subtitle), out / "peers_time.png")
         plots.save(plots.rates(self.cells, self.ceiling, subtitle), out / "peers_rate.png")
-        self.console.print(f"Written: {out}/peers.json, peers_time.png, peers_rate.png")
+        ladder = [cell for cell in self.cells if cell.case in cases.LADDER]
+        if ladder:
+            cpu = f"{data['conditions']['cpu']}, {self.field.threads} threads for all, float32, medians"
+            plots.save(plots.runtimes(ladder, self.ceiling, cpu), out / "predictor.png")
+        self.console.print(f"Written into {out}: peers.json and the pictures")
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ _STYLES: dict[str, tuple[str, str, str]] = {
     "keras": ("#222222", "-", "Keras in a graph"),
     "hand-xla": ("#222222", "--", "hand-written TF, XLA"),
 }
+# Those of them whom a user of a trained model chooses among.
+RUNTIMES = ("predictor", "predictor-fold", "litert", "onnxruntime", "openvino", "keras")
 _COLUMNS = 4
 _FLOORS = {"concrete function, nothing": "floor: a concrete function", "tf.function, one add": "floor: a tf.function"}
 
@@ -60,10 +62,11 @@ def _figure(
             ax.set_ylabel(unit, fontsize=9)
     for i in range(len(names), rows * columns):
         axes[i // columns][i % columns].set_visible(False)
-    figure.suptitle(title, fontsize=12.5, fontweight="bold", y=1 - 0.12 / size[1], va="top")
+    # (A suptitle would take room from the panels twice.)
+    figure.text(0.5, 1 - 0.12 / size[1], title, ha="center", va="top", fontsize=12.5, fontweight="bold")
     figure.text(0.5, 1 - 0.42 / size[1], subtitle, ha="center", va="top", fontsize=8.5, color="#444444")
     figure.legend(
-        list(handles.values()), list(handles), ncols=min(6, len(handles)), fontsize=8.5, frameon=False,
+        list(handles.values()), list(handles), ncols=min(7, len(handles)), fontsize=8.5, frameon=False,
         loc="upper center", bbox_to_anchor=(0.5, 1 - 0.58 / size[1]),
     )  # fmt: skip
     figure.tight_layout(rect=(0, 0, 1, 1 - 1.15 / size[1]))
@@ -80,9 +83,12 @@ def _batch_axis(ax: Axes, batches: Sequence[int]) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _lines(ax: Axes, cells: Sequence[Cell], value: Callable[[Cell, float], float]) -> None:
-    """A line for each form that has a style, with the rounds' spread around it."""
-    for name, (color, line, label) in _STYLES.items():
+def _lines(
+    ax: Axes, cells: Sequence[Cell], value: Callable[[Cell, float], float], names: Iterable[str] = tuple(_STYLES)
+) -> None:
+    """A line for each of the forms, with the rounds' spread around it."""
+    for name in names:
+        color, line, label = _STYLES[name]
         mine = [cell for cell in cells if name in cell.timings]
         if not mine:
             continue
@@ -93,6 +99,22 @@ def _lines(ax: Axes, cells: Sequence[Cell], value: Callable[[Cell, float], float
         spread = [_quartiles(c.timings[name]) for c in mine]
         low, high = ([value(c, s[i]) for c, s in zip(mine, spread)] for i in (0, 1))
         ax.fill_between(batches, low, high, color=color, alpha=0.12, linewidth=0)
+
+
+def _bound(ax: Axes, cells: Sequence[Cell], ceiling: float) -> list[float]:
+    """Draws the microseconds that the products take at the machine's best rate, if that is known."""
+    bound = [1e6 * cell.flops / ceiling for cell in cells] if ceiling else []
+    if bound:
+        ax.plot([cell.batch for cell in cells], bound, color="#000000", linestyle="-.", linewidth=0.9,
+                label="floor: the best product")  # fmt: skip
+    return bound
+
+
+def _time_axis(ax: Axes, lowest: float) -> None:
+    ax.set_yscale("log")
+    ax.set_ylim(bottom=0.6 * lowest)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _quartiles(timing: Timing) -> tuple[float, float]:
@@ -107,20 +129,26 @@ def times(cells: Sequence[Cell], floors: Mapping[str, Timing], ceiling: float, s
 
     def panel(ax: Axes, mine: Sequence[Cell]) -> None:
         _lines(ax, mine, lambda _, seconds: 1e6 * seconds)
-        batches = [cell.batch for cell in mine]
-        bound = [1e6 * cell.flops / ceiling for cell in mine]
-        ax.plot(batches, bound, color="#000000", linestyle="-.", linewidth=0.9, label="floor: the best product")
+        bound = _bound(ax, mine, ceiling)
         lowest = min([*(1e6 * t.median for cell in mine for t in cell.timings.values()), *bound[-1:]])
         for i, (name, label) in enumerate(_FLOORS.items()):
             if name in floors:
                 ax.axhline(1e6 * floors[name].median, color="#b08030", linestyle=":", linewidth=0.9 + 0.5 * i,
                            label=label, zorder=1)  # fmt: skip
-        ax.set_yscale("log")
-        ax.set_ylim(bottom=0.6 * lowest)
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        _time_axis(ax, lowest)
 
     return _figure(cells, "Time of a call, forward (medians; bands: half of the rounds)", subtitle, panel, "us a call")
+
+
+def runtimes(cells: Sequence[Cell], ceiling: float, subtitle: str) -> Figure:
+    """The same of the runtimes alone, for who has a trained model and wants its answer."""
+
+    def panel(ax: Axes, mine: Sequence[Cell]) -> None:
+        _lines(ax, mine, lambda _, seconds: 1e6 * seconds, RUNTIMES)
+        _bound(ax, mine, ceiling)
+        _time_axis(ax, min(1e6 * cell.timings[n].best for cell in mine for n in RUNTIMES if n in cell.timings))
+
+    return _figure(cells, "A trained model's answer: us a call over the rows of a call", subtitle, panel, "us a call")
 
 
 def rates(cells: Sequence[Cell], ceiling: float, subtitle: str) -> Figure:

@@ -1,5 +1,7 @@
-// Any bytes as the code of a plan, for libFuzzer: decoded, held to the rules, and laid out in every way. `make fuzz`
-// builds it with the sanitizers and bounds its memory and time.
+// Any bytes as the code of a plan, for libFuzzer: decoded, held to the rules, and laid out in every way; a small plan is
+// also prepared and run, as a Predictor does with what its file says. `make fuzz` builds it with the sanitizers and with
+// the core's assertions, and bounds its memory and time.
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -7,8 +9,11 @@
 #include <random>
 #include <vector>
 
+#include "core/exec/executor.h"
+#include "core/exec/program.h"
 #include "core/layout/constants.h"
 #include "core/layout/layout.h"
+#include "core/runtime/workers.h"
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t most);
 
@@ -38,6 +43,81 @@ void check_layout(const Layout& layout) {
   require(layout.brief_rows > 0 && layout.kept_rows > 0 && layout.most_shards > 0, "rows and shards");
 }
 
+// What is run: plans of so many columns, elements of params and operations a row at most, by so many rows. They are what
+// the executor goes by: one row, few and many, and more than one block.
+constexpr ptrdiff_t kMostColumns = 1 << 12, kMostElements = 1 << 16;
+constexpr double kMostFlops = 1 << 17;
+constexpr ptrdiff_t kRows[] = {1, 9, 150};
+
+bool is_small(const Plan& plan, const Layout& layout) {
+  ptrdiff_t columns = 0;
+  for (const Value& value : plan.values) columns += value.width;
+  return columns <= kMostColumns && layout.param_size <= kMostElements && layout.flops <= kMostFlops;
+}
+
+template <class T>
+class Arrays {
+ public:
+  // So many arrays of `size(i)` elements.
+  template <class Size>
+  Arrays(size_t count, const Size& size, std::mt19937* random) {
+    for (size_t i = 0; i < count; ++i) {
+      arrays_.emplace_back(static_cast<size_t>(size(i)));
+      for (T& x : arrays_.back()) x = static_cast<T>(static_cast<int>((*random)() % 512) - 256) / 256;
+      pointers_.push_back(arrays_.back().data());
+    }
+  }
+  T* const* data() const { return pointers_.data(); }
+  bool operator==(const Arrays& other) const {
+    for (size_t i = 0; i < arrays_.size(); ++i)
+      for (size_t j = 0; j < arrays_[i].size(); ++j) {
+        const T a = arrays_[i][j], b = other.arrays_[i][j];
+        if (a != b && !(std::isnan(a) && std::isnan(b))) return false;
+      }
+    return true;
+  }
+
+ private:
+  std::vector<std::vector<T>> arrays_;
+  std::vector<T*> pointers_;
+};
+
+// Prepared and as they are, params give the same, whoever shares the work.
+template <class T>
+void check_forward(const Plan& plan) {
+  std::mt19937 random(static_cast<unsigned>(plan.steps.size()));
+  const Program<T> program(plan);
+  const Arrays<T> params(plan.params.size(), [&](size_t i) { return plan.params[i].size(); }, &random);
+  const auto prepared = program.prepare(params.data());
+  for (const ptrdiff_t rows : kRows) {
+    const auto sized = [&](const std::vector<int>& values) {
+      return Arrays<T>(
+          values.size(), [&](size_t i) { return rows * plan.values[static_cast<size_t>(values[i])].width; },
+          &random);
+    };
+    const Arrays<T> inputs = sized(plan.inputs), one = sized(plan.outputs), other = sized(plan.outputs);
+    // Also before the first column and behind the last.
+    std::vector<int32_t> places(static_cast<size_t>(rows));
+    for (int32_t& place : places) place = static_cast<int32_t>(random() % 300) - 100;
+    std::vector<Point> points;
+    for (int i = 0; i < plan.points; ++i) points.push_back({places.data(), i % 2 == 0});
+    ForwardArgs<T> args;
+    args.rows = rows;
+    args.inputs = inputs.data();
+    args.params = params.data();
+    args.points = points.data();
+    args.outputs = one.data();
+    args.threads = 1;
+    program.forward(args);
+    for (const int most : {1, 2}) {
+      args.outputs = other.data();
+      args.threads = most;
+      program.forward(args, *prepared);
+      require(one == other, "what is prepared to give the same");
+    }
+  }
+}
+
 void check(const uint8_t* data, size_t size) {
   std::vector<int64_t> code(size / sizeof(int64_t));
   if (!code.empty()) std::memcpy(code.data(), data, code.size() * sizeof(int64_t));
@@ -45,6 +125,9 @@ void check(const uint8_t* data, size_t size) {
   if (!decode_plan(code.data(), code.size(), &plan).empty()) return;
   for (const ptrdiff_t cut : kCuts)
     for (const size_t bytes : {sizeof(float), sizeof(double)}) check_layout(make_layout(plan, bytes, cut));
+  if (!is_small(plan, make_layout(plan, sizeof(float), 0))) return;
+  check_forward<float>(plan);
+  check_forward<double>(plan);
 }
 
 // One integer becomes what plans are made of: a small number, a neighbour, the copy of another, or a large one.
@@ -71,6 +154,13 @@ void mutate(std::vector<int64_t>* code, std::mt19937* random) {
 
 }  // namespace
 }  // namespace fusedsplit
+
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  fusedsplit::set_threads(2);
+  fusedsplit::work_per_worker = 1;  // two threads even for these plans
+  fusedsplit::work_to_wake = 0;
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fusedsplit::check(data, size);
