@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 
-import keras
 import numpy as np
 import pytest
 
@@ -16,155 +15,14 @@ if library.core_problem() is not None:
 
 from fusedsplit.native.trainer import Trainer
 from fusedsplit.plan import Activation, PlanBuilder, Range
-from tests.native.plain_trainer import RATE, PlainTrainer, logits_plan, random_params, split_plan
+from tests.native.plain_trainer import RATE, logits_plan, random_params, split_plan
+from tests.native.side_by_side import BATCH, ROWS, both, data, targets_for
 
-ROWS, BATCH, EPOCHS = 50, 16, 2
+pytestmark = pytest.mark.usefixtures("float64")
+
 ADAM = Optimizer("adam")
 MSE = Loss("mean_squared_error", 0)
 SIGMOID, SOFTMAX = Activation("sigmoid"), Activation("softmax")
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    """Keras' own constants in float64."""
-    keras.config.dtype_policy()  # which is kept from its first use on
-    before = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx(before)
-
-
-def data(plan, seed=1, rows=ROWS):
-    rng = np.random.default_rng(seed)
-    inputs = [rng.standard_normal((rows, plan.values[v].width)) for v in plan.inputs]
-    return inputs, rng
-
-
-def targets_for(loss: Loss, width: int, rng: np.random.Generator, rows=ROWS):
-    if loss.name.startswith("sparse"):
-        return rng.integers(0, width, rows)
-    if loss.name in ("categorical_crossentropy", "categorical_hinge"):
-        return np.eye(width)[rng.integers(0, width, rows)]
-    if "hinge" in loss.name or loss.name == "binary_crossentropy":
-        return rng.integers(0, 2, (rows, width)).astype(float)
-    if loss.name in ("kl_divergence", "poisson", "mean_squared_logarithmic_error"):
-        return rng.random((rows, width))
-    return rng.standard_normal((rows, width))
-
-
-def both(plan, recipe, inputs, targets, weights, points=(), batch=BATCH, epochs=EPOCHS, tolerance=1e-9):
-    """Trains natively and plainly, and compares all that both have."""
-    params = random_params(plan)
-    native, plain = Trainer(plan, recipe, "float64"), PlainTrainer(plan, recipe, params)
-    native.set_params(params)
-    rows = len(inputs[0])
-    order = np.concatenate([np.random.default_rng(e).permutation(rows) for e in range(epochs)])
-    outputs = [np.full((rows, plan.values[v].width), np.nan) for v in plan.outputs]
-    for epoch in range(epochs):
-        taken = order[epoch * rows : (epoch + 1) * rows].astype(np.int64)
-        steps = native.run(inputs, targets, weights, taken, batch, np.full(rows, RATE), points=points, outputs=outputs)
-        assert steps.done == -(-rows // batch)
-        for k in range(steps.done):
-            chosen = taken[k * batch : (k + 1) * batch]
-            total, losses, values = plain.step(
-                [x[chosen] for x in inputs],
-                [t[chosen] for t in targets],
-                [None if w is None else w[chosen] for w in weights],
-                [p if p.ndim == 0 else p[chosen] for p in points],
-            )
-            assert steps.rows[k] == len(chosen)
-            np.testing.assert_allclose(steps.losses[k], [total, *losses], rtol=tolerance, atol=tolerance)
-            for got, want in zip(outputs, values, strict=True):
-                np.testing.assert_allclose(
-                    got[k * batch : k * batch + len(chosen)], want, rtol=tolerance, atol=tolerance
-                )
-    for got, want in zip(native.params, plain.params, strict=True):
-        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
-    return native, plain
-
-
-LOSSES = [
-    Loss("mean_squared_error", 0),
-    Loss("mean_absolute_error", 0),
-    Loss("mean_squared_logarithmic_error", 0),
-    Loss("mean_absolute_percentage_error", 0),
-    Loss("huber", 0),
-    Loss("huber", 0, delta=0.3),
-    Loss("log_cosh", 0),
-    Loss("hinge", 0),
-    Loss("squared_hinge", 0),
-    Loss("categorical_hinge", 0),
-    Loss("binary_crossentropy", 0, from_logits=True),
-    Loss("binary_crossentropy", 0, from_logits=True, label_smoothing=0.1),
-    Loss("categorical_crossentropy", 0, from_logits=True, label_smoothing=0.2),
-    Loss("sparse_categorical_crossentropy", 0, from_logits=True),
-]
-OF_PROBABILITIES = [
-    (Loss("binary_crossentropy", 0), "sigmoid"),
-    (Loss("binary_crossentropy", 0, label_smoothing=0.2), "sigmoid"),
-    (Loss("poisson", 0), "softplus"),
-    (Loss("kl_divergence", 0), "softmax"),
-    (Loss("categorical_crossentropy", 0), "softmax"),
-    (Loss("categorical_crossentropy", 0), "sigmoid"),
-    (Loss("sparse_categorical_crossentropy", 0), "softmax"),
-    (Loss("sparse_categorical_crossentropy", 0), "sigmoid"),
-]
-
-
-def loss_id(loss) -> str:
-    if not isinstance(loss, Loss):
-        return str(loss)
-    options = {k: v for k, v in vars(loss).items() if v != getattr(Loss("", 0), k) and k != "name"}
-    return "-".join([loss.name, *(f"{k}={v}" for k, v in options.items())])
-
-
-@pytest.mark.parametrize("outputs", [1, 3, 70])
-@pytest.mark.parametrize("loss", LOSSES, ids=loss_id)
-def test_losses_of_linear_outputs(loss, outputs):
-    plan = split_plan(outputs=outputs)
-    inputs, rng = data(plan)
-    both(plan, Recipe((loss,), ADAM), inputs, [targets_for(loss, outputs, rng)], [None])
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("loss", "last"), OF_PROBABILITIES, ids=loss_id)
-def test_losses_of_probabilities(loss, last, weighted):
-    plan = split_plan(outputs=4, last=Activation(last))
-    inputs, rng = data(plan)
-    weights = rng.random(ROWS) if weighted else None
-    both(plan, Recipe((loss,), ADAM), inputs, [targets_for(loss, 4, rng)], [weights])
-
-
-@pytest.mark.parametrize(
-    ("name", "last"),
-    [("binary_crossentropy", "sigmoid"), ("categorical_crossentropy", "softmax")]
-    + [("sparse_categorical_crossentropy", "softmax")],
-)
-def test_a_crossentropy_takes_the_logits_of_a_last_activation(name, last):
-    plan = logits_plan(last)
-    loss = Loss(name, 0, logits=1)
-    inputs, rng = data(plan)
-    both(plan, Recipe((loss,), ADAM), inputs, [targets_for(loss, 3, rng)], [rng.random(ROWS)])
-
-
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean", "sum", "mean_with_sample_weight"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_reductions(reduction, weighted):
-    plan = split_plan()
-    inputs, rng = data(plan)
-    weights = rng.random(ROWS) if weighted else None
-    loss = Loss("mean_squared_error", 0, reduction=reduction, weight=0.7)
-    both(plan, Recipe((loss,), Optimizer("sgd")), inputs, [targets_for(loss, 3, rng)], [weights])
-
-
-def test_several_outputs_with_weights_of_their_own():
-    plan = split_plan(heads=3)
-    inputs, rng = data(plan)
-    losses = (Loss("mean_squared_error", 0, weight=0.3), Loss("huber", 2, weight=2.0))
-    targets = [targets_for(loss, 3, rng) for loss in losses]
-    trainable = (*(True,) * 8, False, False, True, True)
-    recipe = Recipe(losses, ADAM, trainable=trainable)
-    both(plan, recipe, inputs, targets, [None, rng.random(ROWS)])
 
 
 OPTIMIZERS = [
@@ -527,42 +385,6 @@ def test_state_goes_from_one_trainer_to_another():
     assert second.iterations == 10
     for a, b in zip(first.params, second.params, strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("name", ["mean_squared_error", "binary_crossentropy", "categorical_crossentropy", "huber"])
-def test_nan_goes_where_it_goes_in_keras(name):
-    plan = split_plan()
-    inputs, rng = data(plan)
-    loss = Loss(name, 0)
-    inputs[0][5, 2] = np.nan
-    trainer = Trainer(plan, Recipe((loss,)), "float64")
-    trainer.set_params(random_params(plan))
-    steps = trainer.run(inputs, [targets_for(loss, 3, rng)], [None], None, 5, None)
-    assert np.isnan(steps.losses[:, 0]).tolist() == [k == 1 for k in range(10)]
-
-
-@pytest.mark.parametrize("loss", LOSSES + [loss for loss, _ in OF_PROBABILITIES], ids=loss_id)
-def test_gradients_of_losses_numerically(loss):
-    """One param that is the prediction itself: a step of SGD gives its gradient."""
-    width = 3
-    b = PlanBuilder()
-    x, y = b.input(width), b.output(width)
-    b.merge("mul", ((x, 1.0),), y, gain=b.param((width,)))
-    plan = b.plan()
-    rng = np.random.default_rng(5)
-    target = targets_for(loss, width, rng, 1)
-    p = rng.uniform(0.2, 0.8, width)
-    trainer = Trainer(plan, Recipe((loss,), Optimizer("sgd")), "float64")
-
-    def run(params, rate):
-        trainer.set_params([params])
-        return trainer.run([np.ones((1, width))], [target], [None], None, 1, np.array([rate])).losses[0, 0]
-
-    run(p, 1.0)
-    got = p - trainer.params[0]
-    step = 1e-6
-    want = [(run(p + d, 0.0) - run(p - d, 0.0)) / (2 * step) for d in np.eye(width) * step]
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-8)
 
 
 def test_a_weighted_float32_run_is_near_the_float64_one():
