@@ -349,8 +349,10 @@ def callback_list(model: Any, callbacks: Any, **arguments: Any) -> Any:
 
 
 def is_default(method: Any) -> bool:
-    """Whether a callback's method is the one that does nothing."""
-    return getattr(method, "_is_default", False)
+    """Whether a callback's method is the one that does nothing; Keras 3.5 does not mark these."""
+    function = getattr(method, "__func__", method)
+    own = getattr(keras.callbacks.Callback, getattr(function, "__name__", ""), None)
+    return getattr(method, "_is_default", False) or function is own
 
 
 def writes_by_epoch(board: Any) -> bool:

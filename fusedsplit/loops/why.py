@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -45,16 +46,24 @@ def _of_losses(model: Any, whole: Any) -> list[str]:
     """Of the losses as they were given to `compile`: built they are only with data."""
     width = 2  # what depends on the output's width is seen later
     why = []
-    for given in keras.tree.flatten(model.loss):
+    losses_given = _flat(model.loss)
+    for given in losses_given:
         if given is None or str(given).lower() in ("crossentropy", "ce"):
             continue
         loss = keras.losses.get(given)
         if not isinstance(loss, keras.losses.Loss):
             loss = private.wrapped(loss)
         why += _reason(lambda: losses.described(loss, whole.region.dtype, width))  # noqa: B023
-    if not keras.tree.flatten(model.loss):
+    if all(given is None for given in losses_given):
         why.append("the model has no loss besides regularizers")
     return why
+
+
+def _flat(given: Any) -> list[Any]:
+    """What `compile` was given for each output; Keras 3.5 keeps dicts and lists that keras.tree takes for leaves."""
+    if isinstance(given, Mapping):
+        given = list(given.values())
+    return [x for part in given for x in _flat(part)] if isinstance(given, (list, tuple)) else [given]
 
 
 def _reason(look: Any) -> list[str]:

@@ -12,7 +12,7 @@ from fusedsplit.loops import losses, optimizers
 from fusedsplit.tools import check_training
 from fusedsplit.tools.check_model import random_inputs
 from fusedsplit.tools.check_training import NAME
-from tests.loops.side_by_side import branches, floats, regularized, two_outputs
+from tests.loops.side_by_side import IS_OLD, branches, floats, regularized, two_outputs
 
 X = floats(40, 6)
 
@@ -66,8 +66,10 @@ def test_losses(loss, activation, units):
 
 
 def test_two_outputs_and_regularizers():
-    loss = {"number": "mae", "kind": "categorical_crossentropy"}
-    assert step_of(compiled(two_outputs, loss=loss, loss_weights={"number": 0.3, "kind": 2.0})).ok
+    loss, weights = {"number": "mae", "kind": "categorical_crossentropy"}, {"number": 0.3, "kind": 2.0}
+    if IS_OLD:  # which takes them in the order of the names
+        loss, weights = list(loss.values()), list(weights.values())
+    assert step_of(compiled(two_outputs, loss=loss, loss_weights=weights)).ok
     assert step_of(compiled(regularized)).ok
 
 
