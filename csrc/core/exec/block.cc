@@ -105,8 +105,8 @@ void run_dense(const Block<T>& block, const Node& node, ptrdiff_t begin, ptrdiff
   g.packed = block.tensors->packed != nullptr && !node.by_panels;
   g.wide = block.tensors->wide;
   g.b = g.packed ? block.tensors->packed + place_of(*block.layout, node)
-                 : block.tensors->params[step.kernel] + node.column + begin;
-  g.ldb = block.layout->params[static_cast<size_t>(step.kernel)].cols;
+                 : block.tensors->params[step.kernel] + node.kernel_at + begin;
+  g.ldb = node.kernel_ld;
   g.by_panels = node.by_panels;
   if (!g.packed && !g.by_panels && g.n <= kDotMaxColumns && g.m > kDotMaxColumns) {
     block.kernels->pack(g.k, g.n, g.b, g.ldb, block.temporaries.narrow);
@@ -324,8 +324,8 @@ void pack_join(const Kernels<T>& kernels, const Layout& layout, const Join& join
   for (size_t i : join.nodes) {
     const Node& node = layout.nodes[i];
     const Step& step = node.step;
-    const ptrdiff_t n = step.dst.width(), cols = layout.params[static_cast<size_t>(step.kernel)].cols;
-    kernels.copy(join.k, n, params[step.kernel] + node.column, cols, to, join.n, false);
+    const ptrdiff_t n = step.dst.width();
+    kernels.copy(join.k, n, params[step.kernel] + node.kernel_at, node.kernel_ld, to, join.n, false);
     if (step.bias >= 0) {
       std::copy_n(params[step.bias] + node.column, n, bias);
     } else {
@@ -343,8 +343,8 @@ void pack_kernel(const Kernels<T>& kernels, const Layout& layout, const Packing&
   const Node& node = layout.nodes[packing.node];
   const Step& step = node.step;
   const ptrdiff_t k = step.sources[0].range.width(), n = step.dst.width();
-  const ptrdiff_t cols = layout.params[static_cast<size_t>(step.kernel)].cols;
-  const T* kernel = params[step.kernel] + node.column;
+  const ptrdiff_t cols = node.kernel_ld;
+  const T* kernel = params[step.kernel] + node.kernel_at;
   T* to = packed + packing.at;
   switch (reader) {
     case Reader::kManyRows:

@@ -132,8 +132,8 @@ void kernel_gradient(const BlockGradients<T>& grads, const Node& node, const Row
     g.m = live.end - live.begin;
     g.a = a.data + live.begin;
     g.lda = a.ld;
-    g.ldc = block.layout->params[static_cast<size_t>(step.kernel)].cols;
-    g.c = grads.param(step.kernel, node.column + begin) + live.begin * g.ldc;
+    g.ldc = node.kernel_ld;
+    g.c = grads.param(step.kernel, node.kernel_at + begin) + live.begin * g.ldc;
     g.add = grads.adds(step.kernel);
   }
   block.kernels->gemm_tn(g);
@@ -341,8 +341,9 @@ void run_second_pass(const std::vector<BlockGradients<T>>& blocks, const SecondP
     g.lda = a.ld;
     g.b = grads.second_pass_dz + waiting->offset * block.rows + columns.begin;
     g.ldb = waiting->ld;
-    g.ldc = block.layout->params[static_cast<size_t>(node.step.kernel)].cols;
-    g.c = grads.all->args->param_grads[node.step.kernel] + rows.begin * g.ldc + node.column + columns.begin;
+    g.ldc = node.kernel_ld;
+    g.c =
+        grads.all->args->param_grads[node.step.kernel] + rows.begin * g.ldc + node.kernel_at + columns.begin;
     g.add = !grads.first;
     block.kernels->gemm_tn(g);
   }
@@ -384,8 +385,8 @@ void run_gradient_part(const BlockGradients<T>& grads, const Node& node, const G
   const Rows<T> dz = grads.value(step.dst);
   if (!part.of_source)
     return kernel_gradient(grads, node, dz, !grads.all->wants_param(step.kernel), part.begin, part.end);
-  const ptrdiff_t n = step.dst.width(), cols = block.layout->params[static_cast<size_t>(step.kernel)].cols;
-  const T* kernel = block.tensors->params[step.kernel] + node.column;
+  const ptrdiff_t n = step.dst.width(), cols = node.kernel_ld;
+  const T* kernel = block.tensors->params[step.kernel] + node.kernel_at;
   block.kernels->pack_transposed(n, part.end - part.begin, kernel + part.begin * cols, cols,
                                  transposed + place_of(*block.layout, node) + part.begin * n);
   source_gradient(grads, node, dz, 0, block.rows, part.begin, part.end);

@@ -7,12 +7,12 @@
 #include "core/runtime/assert.h"
 
 namespace fusedsplit {
-Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most, bool second_pass) {
+Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most, bool own) {
   FUSEDSPLIT_ASSERT(bytes == sizeof(float) || bytes == sizeof(double));
   const ptrdiff_t unit = kCacheLine / static_cast<ptrdiff_t>(bytes);
   Layout layout = place_values(slice_plan(plan, unit, most), unit);
   layout = place_nodes(std::move(layout), unit);
-  layout = place_params(std::move(layout), plan, second_pass);
+  layout = place_params(std::move(layout), plan, own);
   layout = find_joins(std::move(layout), unit);
   layout = place_packings(std::move(layout));
   layout = find_folds(std::move(layout));

@@ -124,7 +124,8 @@ struct Layout {
 // Columns that the derivative of a Merge of so many sources takes at a time.
 ptrdiff_t merge_tile(ptrdiff_t sources);
 
-// `bytes` is the size of an element; `most` is for slice_plan; without a second pass every gradient is in shards.
-Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most, bool second_pass = true);
+// `bytes` is the size of an element; `most` is for slice_plan. Of `own` params, which are not the caller's tensors, every
+// gradient is in shards, and the columns of a kernel that a node reads lie together.
+Layout make_layout(const Plan& plan, size_t bytes, ptrdiff_t most, bool own = false);
 
 }  // namespace fusedsplit

@@ -4,7 +4,7 @@
 #include "core/layout/strides.h"
 
 namespace fusedsplit {
-Layout place_params(Layout layout, const Plan& plan, bool second_pass) {
+Layout place_params(Layout layout, const Plan& plan, bool own) {
   constexpr int kNobody = -1;
   std::vector<int> user(plan.params.size(), kNobody);
   std::vector<ptrdiff_t> covered(plan.params.size());  // columns whose gradient some node computes
@@ -31,11 +31,18 @@ Layout place_params(Layout layout, const Plan& plan, bool second_pass) {
   for (size_t i = 0; i < plan.params.size(); ++i) {
     ParamPlace& place = layout.params[i];
     if (covered[i] < place.cols) place.zeroed = true;
-    place.second_pass = second_pass && layout.param_size >= kSecondPassTotal && plan.params[i].rank == 2 &&
+    place.second_pass = !own && layout.param_size >= kSecondPassTotal && plan.params[i].rank == 2 &&
                         plan.params[i].size() >= kSecondPassSize && !place.zeroed;
     if (place.second_pass) continue;
     place.offset = layout.shard_size;
     layout.shard_size += round_up(plan.params[i].size(), kPad);
+  }
+  for (Node& node : layout.nodes) {
+    if (node.step.kernel < 0) continue;
+    const ParamPlace& place = layout.params[static_cast<size_t>(node.step.kernel)];
+    const bool together = own && !place.zeroed;  // so that it belongs to nodes of one step
+    node.kernel_at = together ? node.column * node.step.sources[0].range.width() : node.column;
+    node.kernel_ld = together ? node.step.dst.width() : place.cols;
   }
   return layout;
 }

@@ -9,8 +9,8 @@ namespace fusedsplit {
 // Buffers of values and of pre-activations.
 Layout place_values(Sliced sliced, ptrdiff_t unit);
 Layout place_nodes(Layout layout, ptrdiff_t unit);
-// Gradients of params, in shards; or, unless there is to be none, large ones of the second pass.
-Layout place_params(Layout layout, const Plan& plan, bool second_pass);
+// Gradients of params, in shards, or large ones of the second pass. `own` as for make_layout.
+Layout place_params(Layout layout, const Plan& plan, bool own);
 // What is computed together, and packed kernels.
 Layout find_joins(Layout layout, ptrdiff_t unit);
 Layout place_packings(Layout layout);

@@ -14,9 +14,11 @@ namespace fusedsplit {
 // A step, or some columns of a Dense or Merge, ready to run.
 struct Node {
   Step step;
-  int origin = 0;        // the step of the plan
-  ptrdiff_t column = 0;  // the columns of its params that it uses begin here
-  ptrdiff_t pre = -1;    // buffer for what the activation was applied to; -1: not needed
+  int origin = 0;           // the step of the plan
+  ptrdiff_t column = 0;     // the columns of its params that it uses begin here
+  ptrdiff_t kernel_at = 0;  // those of its kernel, whose rows are `kernel_ld` apart
+  ptrdiff_t kernel_ld = 0;
+  ptrdiff_t pre = -1;  // buffer for what the activation was applied to; -1: not needed
   ptrdiff_t pre_ld = 0;
   int fold = -1;               // the fold that takes its result straight from the product; -1: none
   bool folded = false;         // a Merge that a fold computes

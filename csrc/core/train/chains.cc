@@ -42,6 +42,16 @@ void Stepper<T>::find_rounds() {
   }
 }
 
+// Applies the gradients of a node's params.
+template <class T>
+void Stepper<T>::apply(const StepArgs<T>& args, const Node& node) const {
+  const Step& step = node.step;
+  if (!grads_->reaches(step.dst.value)) return;
+  for (int param : {step.kernel, step.bias, step.gain.param, step.shift.param})
+    if (grads_->wants_param(param))
+      args.weights->apply_gradients(*args.kernels, shards_.data(), node, static_cast<size_t>(param));
+}
+
 template <class T>
 void Stepper<T>::run_phase(const StepArgs<T>& args, const Batch& batch, const Phase& phase, size_t i,
                            ptrdiff_t task, int worker) {
@@ -50,6 +60,8 @@ void Stepper<T>::run_phase(const StepArgs<T>& args, const Batch& batch, const Ph
   Block<T> block = stand.block;
   block.temporaries = temporaries_[static_cast<size_t>(worker)];
   const BlockGradients<T> back{&block, grads_.get(), stand.grads, part.shard, part.first, true, nullptr};
+  // Of one shard kernels are packed by who reads them.
+  const bool alone = packs_alone();
   const std::vector<Chain>& chains = layout_.stages[phase.stage];
   const Chain& chain = chains[static_cast<size_t>(phase.work == Phase::Work::kLosses ? 0 : task)];
   switch (phase.work) {
@@ -65,7 +77,12 @@ void Stepper<T>::run_phase(const StepArgs<T>& args, const Batch& batch, const Ph
       };
       Ahead<T> ahead(plan_, recipe_, *args.data, row(task), row(task + 1));
       for (size_t n = chain.end; n-- > chain.begin;) {
-        run_gradient(back, layout_.nodes[n], true);
+        const Node& node = layout_.nodes[n];
+        if (alone && node.packing >= 0 && transposes_[static_cast<size_t>(node.packing)])
+          pack_kernel(*args.kernels, layout_, layout_.packings[static_cast<size_t>(node.packing)],
+                      args.params, Reader::kBackward, transposed_.data());
+        run_gradient(back, node, true);
+        if (args.weights) apply(args, node);
         ahead.fetch(static_cast<ptrdiff_t>(n - chain.begin) + 1);
       }
       return;
@@ -83,7 +100,7 @@ void Stepper<T>::run_chains(const StepArgs<T>& args, const Batch& batch) {
   const ptrdiff_t shards = static_cast<ptrdiff_t>(tasks_.size()) - 1;
   size_t blocks = 0;
   for (size_t s = 0; s + 1 < tasks_.size(); ++s) blocks = std::max(blocks, tasks_[s + 1] - tasks_[s]);
-  ptrdiff_t packs = pack_tasks();
+  ptrdiff_t packs = packs_alone() ? 0 : pack_tasks();
   for (size_t b = 0; b < blocks; ++b) {
     // Calls body(part, task) for so many tasks of every shard's block, after so many others.
     const auto share = [&](ptrdiff_t others, ptrdiff_t tasks, const auto& other, const auto& body) {

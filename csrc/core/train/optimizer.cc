@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/runtime/assert.h"
 #include "core/train/constants.h"
 
 namespace fusedsplit {
@@ -52,7 +53,10 @@ template <class T>
 Weights<T>::Weights(const Plan& plan, const Recipe& recipe, const Layout& layout,
                     const std::vector<char>& reached)
     : recipe_(recipe), layout_(layout), values_(layout.shard_size) {
-  for (size_t p = 0; p < plan.params.size(); ++p) pointers_.push_back(param(p));
+  for (size_t p = 0; p < plan.params.size(); ++p) {
+    pointers_.push_back(values_.data() + layout_.params[p].offset);
+    sizes_.push_back(plan.params[p].size());
+  }
   cut_tasks(plan, reached);
   if (!recipe.trains) return;
   const Optimizer& optimizer = recipe.optimizer;
@@ -156,7 +160,7 @@ double Weights<T>::gradient(const Kernels<T>& kernels, const Task& task, ptrdiff
 }
 
 template <class T>
-void Weights<T>::apply(const Kernels<T>& kernels, const Task& task, Update<T> u, ptrdiff_t begin, ptrdiff_t n,
+void Weights<T>::apply(const Kernels<T>& kernels, bool decays, Update<T> u, ptrdiff_t begin, ptrdiff_t n,
                        const T* gradient, double scale) {
   const auto at = [begin](T* slot) { return slot ? slot + begin : nullptr; };
   u.n = n;
@@ -166,7 +170,7 @@ void Weights<T>::apply(const Kernels<T>& kernels, const Task& task, Update<T> u,
   u.v = at(v_);
   u.extra = at(extra_);
   u.scale = static_cast<T>(scale);
-  if (!task.decays) u.decay = 0;
+  if (!decays) u.decay = 0;
   kernels.update(u);
   if (accumulated_) std::fill_n(accumulated_ + begin, n, T(0));
 }
@@ -208,13 +212,57 @@ void Weights<T>::average(const Kernels<T>& kernels, const Task& task) {
 }
 
 template <class T>
+bool Weights<T>::applies_at_once() const {
+  return recipe_.trains && !accumulated_ && !average_ && !clips_by_norm(recipe_.optimizer) &&
+         std::none_of(tasks_.begin(), tasks_.end(), [](const Task& task) { return task.regularizer.any(); });
+}
+
+template <class T>
+void Weights<T>::apply_gradients(const Kernels<T>& kernels, const T* shard, const Node& node, size_t param) {
+  const bool kernel = static_cast<int>(param) == node.step.kernel;
+  const ptrdiff_t begin = layout_.params[param].offset + (kernel ? node.kernel_at : node.column);
+  const ptrdiff_t rows = kernel ? node.step.sources[0].range.width() : 1;
+  FUSEDSPLIT_ASSERT(!kernel || node.kernel_ld == node.step.dst.width());
+  apply(kernels, recipe_.decayed[param] != 0, common_, begin, rows * node.step.dst.width(), shard + begin, 1);
+}
+
+// Calls body(row of the caller's, ours, elements) for all rows of what nodes read of a kernel.
+template <class T>
+template <class Body>
+void Weights<T>::for_pieces(size_t p, const Body& body) const {
+  bool whole = true;
+  for (const Node& node : layout_.nodes) {
+    const ptrdiff_t cols = layout_.params[p].cols, ld = node.kernel_ld;
+    if (node.step.kernel != static_cast<int>(p) || ld == cols) continue;
+    whole = false;
+    for (ptrdiff_t row = 0; row < node.step.sources[0].range.width(); ++row)
+      body(row * cols + node.column, node.kernel_at + row * ld, node.step.dst.width());
+  }
+  if (whole) body(0, 0, sizes_[p]);
+}
+
+template <class T>
+void Weights<T>::read(const Buffer<T>& values, size_t p, T* to) const {
+  const T* const from = values.data() + layout_.params[p].offset;
+  for_pieces(
+      p, [&](ptrdiff_t theirs, ptrdiff_t ours, ptrdiff_t n) { std::copy_n(from + ours, n, to + theirs); });
+}
+
+template <class T>
+void Weights<T>::write(size_t p, const T* from, Buffer<T>* values) const {
+  T* const to = values->data() + layout_.params[p].offset;
+  for_pieces(
+      p, [&](ptrdiff_t theirs, ptrdiff_t ours, ptrdiff_t n) { std::copy_n(from + theirs, n, to + ours); });
+}
+
+template <class T>
 double Weights<T>::update(const Kernels<T>& kernels, Workers* workers, const T* shards, ptrdiff_t count,
                           double rate) {
   const Optimizer& optimizer = recipe_.optimizer;
   const bool updates = (iterations + 1) % optimizer.accumulation_steps == 0;
   const bool by_norm = updates && clips_by_norm(optimizer);
   const double mean = 1.0 / static_cast<double>(optimizer.accumulation_steps);
-  const Update<T> common = updates ? update_of(rate) : Update<T>{};
+  if (updates) common_ = update_of(rate);
   // All of a task, a part at a time.
   const auto parts = [](const Task& task, const auto& body) {
     for (ptrdiff_t at = task.begin; at < task.end; at += kUpdatePart)
@@ -231,12 +279,12 @@ double Weights<T>::update(const Kernels<T>& kernels, Workers* workers, const T* 
       // The one shard's gradient as it is, where nothing is added to it.
       const bool direct = count == 1 && updates && !by_norm && !accumulated_ && !task.regularizer.any();
       parts(task, [&](ptrdiff_t at, ptrdiff_t n) {
-        if (direct) return apply(kernels, task, common, at, n, shards + at, mean);
+        if (direct) return apply(kernels, task.decays, common_, at, n, shards + at, mean);
         T* const sum = by_norm ? sums_.data() + at : part;
         penalty += gradient(kernels, task, at, n, shards, count, sum);
         if (!updates) std::copy_n(part, n, accumulated_ + at);
         if (by_norm) squares += kernels.sum_squares(n, sum);
-        if (updates && !by_norm) apply(kernels, task, common, at, n, sum, mean);
+        if (updates && !by_norm) apply(kernels, task.decays, common_, at, n, sum, mean);
       });
     }
     penalties_[static_cast<size_t>(i)] = penalty;
@@ -251,7 +299,7 @@ double Weights<T>::update(const Kernels<T>& kernels, Workers* workers, const T* 
       const Task& task = tasks_[static_cast<size_t>(i)];
       if (task.updated)
         parts(task, [&](ptrdiff_t at, ptrdiff_t n) {
-          apply(kernels, task, common, at, n, sums_.data() + at, scales_[static_cast<size_t>(i)]);
+          apply(kernels, task.decays, common_, at, n, sums_.data() + at, scales_[static_cast<size_t>(i)]);
         });
       finish(task);
     });

@@ -31,7 +31,7 @@ template <class T>
 Stepper<T>::Stepper(const Plan& plan, const Recipe& recipe)
     : plan_(plan),
       recipe_(recipe),
-      layout_(make_layout(plan, sizeof(T), 0, false)),
+      layout_(make_layout(plan, sizeof(T), 0, true)),
       output_ranges_(plan.outputs.size()),
       param_grads_(plan.params.size()),
       input_grads_(plan.inputs.size()),
@@ -84,6 +84,8 @@ void Stepper<T>::find_reached() {
     backward_ = backward_ || reached_[p];
     if (reached_[p] && layout_.params[p].zeroed) zeroed_.push_back(static_cast<int>(p));
   }
+  // What is shared, or only used in part, starts as zeros.
+  owned_ = zeroed_.empty();
   double all = 0, even = 0;
   for (const std::vector<Chain>& chains : layout_.stages)
     for (const Chain& chain : chains) {

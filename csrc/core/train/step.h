@@ -5,11 +5,13 @@
 #include <memory>
 #include <vector>
 
+#include "core/exec/constants.h"
 #include "core/exec/gradients.h"
 #include "core/layout/blocks.h"
 #include "core/runtime/workers.h"
 #include "core/train/batch.h"
 #include "core/train/buffer.h"
+#include "core/train/optimizer.h"
 
 namespace fusedsplit {
 
@@ -22,6 +24,8 @@ struct StepArgs {
   T* const* outputs = nullptr;  // by output: where row 0 of the batch goes; a null entry: nowhere
   Workers* workers = nullptr;
   const Kernels<T>* kernels = nullptr;
+  Weights<T>* weights =
+      nullptr;  // that whoever computes gradients applies them to, where `can_apply`; null: nobody does
 };
 
 // Not a constant (kWorkOfTwoShards) only for tests, which run small plans.
@@ -45,6 +49,10 @@ class Stepper {
   // Makes room for steps of at most so many rows, by at most so many workers. `outputs` are those that the caller
   // wants, by output: what neither they nor losses and metrics need is not computed.
   void prepare(ptrdiff_t rows, int workers, const std::vector<T*>& outputs);
+  // Whether so many workers that run a step of so many rows can apply gradients while they compute others.
+  bool can_apply(ptrdiff_t rows, int workers) const {
+    return owned_ && shards(rows) == 1 && rows <= layout_.kept_rows && shares_chains(1, workers);
+  }
   // Gradients into the shards; sums over the rows: of each loss times its weights, then of each metric's values and of
   // their weights.
   void step(const StepArgs<T>& args, const Batch& batch, double* sums);
@@ -87,6 +95,9 @@ class Stepper {
   void pack_joins(const StepArgs<T>& args, ptrdiff_t rows);
   ptrdiff_t pack_tasks() const { return packs_.empty() ? 0 : static_cast<ptrdiff_t>(packs_.size()) - 1; }
   void pack(const StepArgs<T>& args, ptrdiff_t rows, ptrdiff_t task);
+  // Whether a chain packs the kernels that it reads backward.
+  bool packs_alone() const { return owned_ && parts_.size() == 1 && cut_rows_ < kPackRows; }
+  void apply(const StepArgs<T>& args, const Node& node) const;
   void seat(const StepArgs<T>& args, const Batch& batch, const Part& part, Stand* stand) const;
   void turn(const StepArgs<T>& args, const Batch& batch, const BlockGradients<T>& back, const Desk<T>& desk,
             size_t part, ptrdiff_t task);
@@ -120,6 +131,7 @@ class Stepper {
   size_t sums_ = 0;               // how many numbers a part sums
   std::vector<int> zeroed_;       // params whose gradients in a shard start as zeros
 
+  bool owned_ = false;       // every param that is reached belongs to one node, or has columns for several
   bool chains_ = false;      // most of the work is in stages of chains that two workers share evenly
   bool even_ = false;        // all of it is
   ptrdiff_t loss_rows_ = 0;  // rows of which losses are one task and one sum

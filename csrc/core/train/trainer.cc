@@ -19,8 +19,6 @@ struct Trainer<T>::Impl {
     for (const Slot<T>& slot : weights.slots()) slots.push_back(slot.name);
   }
 
-  ptrdiff_t param_size(size_t param) const { return plan.params[param].size(); }
-
   const Plan plan;
   const Recipe recipe;
   Stepper<T> stepper;
@@ -90,13 +88,13 @@ const Recipe& Trainer<T>::recipe() const {
 template <class T>
 void Trainer<T>::read_param(size_t param, T* to) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
-  std::copy_n(impl_->weights.param(param), impl_->param_size(param), to);
+  impl_->weights.read(impl_->weights.values(), param, to);
 }
 
 template <class T>
 void Trainer<T>::write_param(size_t param, const T* from) {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
-  std::copy_n(from, impl_->param_size(param), impl_->weights.param(param));
+  impl_->weights.write(param, from, &impl_->weights.values());
 }
 
 template <class T>
@@ -107,13 +105,13 @@ const std::vector<std::string>& Trainer<T>::slots() const {
 template <class T>
 void Trainer<T>::read_slot(size_t slot, size_t param, T* to) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
-  std::copy_n(impl_->weights.slot(slot, param), impl_->param_size(param), to);
+  impl_->weights.read(impl_->weights.slots()[slot].values, param, to);
 }
 
 template <class T>
 void Trainer<T>::write_slot(size_t slot, size_t param, const T* from) {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
-  std::copy_n(from, impl_->param_size(param), impl_->weights.slot(slot, param));
+  impl_->weights.write(param, from, &impl_->weights.slots()[slot].values);
 }
 
 template <class T>
@@ -181,10 +179,16 @@ std::string Trainer<T>::run(const RunArgs<T>& args, RunResult* result) {
       if (args.outputs[i])
         outputs[i] = args.outputs[i] +
                      batch.begin * impl_->plan.values[static_cast<size_t>(impl_->plan.outputs[i])].width;
+    const bool at_once = weights.applies_at_once() && stepper.can_apply(batch.rows, workers.count());
+    step.weights = at_once ? &weights : nullptr;
+    if (at_once) weights.begin(args.rates[k]);
     stepper.step(step, batch, sums.data());
-    if (recipe.trains)
+    if (at_once) {
+      weights.end();
+    } else if (recipe.trains) {
       penalty = weights.update(*step.kernels, &workers, stepper.gradients(), stepper.shards(batch.rows),
                                args.rates[k]);
+    }
     report(recipe, batch, sums, penalty, result);
     if (args.seconds >= 0 && std::chrono::duration<double>(Clock::now() - start).count() > args.seconds)
       break;
