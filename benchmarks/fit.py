@@ -21,9 +21,9 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package that this program lies beside
 
-from race import program, versions
+from race import panels, program, versions
 from race.field import Field
-from race.training import TRAINEES, WHAT, contest, tables
+from race.training import TRAINEES, WHAT, contest, plots, tables
 from race.training.task import Flights, write_flights
 from rich.console import Console
 
@@ -46,7 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="train on so many rows (default: all 294,612)")
     parser.add_argument("--threads", type=int, default=2, help="of every program (default: 2)")
     parser.add_argument("--patience", type=float, default=180.0, help="seconds that an epoch may take")
-    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="where the JSON file goes")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="where the JSON file and the picture go")
     return parser.parse_args()
 
 
@@ -93,7 +93,13 @@ class Run:
         }
         path = self.args.out / "fit.json"
         path.write_text(json.dumps(data, indent=1) + "\n")
-        self.console.print(f"Written: {path}")
+        written = [path]
+        steps = [cell for cell in self.cells if cell.batch]
+        if steps:
+            subtitle = f"{conditions.collect()['cpu']}, {self.field.threads} threads for all, float32, medians"
+            written.append(self.args.out / "fit.png")
+            panels.save(plots.steps(steps, subtitle), written[-1])
+        self.console.print(f"Written: {', '.join(map(str, written))}")
 
 
 def main() -> int:

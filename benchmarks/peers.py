@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package that this program lies beside
 
-from race import program, versions
+from race import panels, program, versions
 from race.field import Field
 from race.inference import PEERS, keras_programs, plots, tables
 from race.inference.contest import Contest
@@ -113,12 +113,12 @@ class Race:
         subtitle = f"{data['conditions']['cpu']}, {self.field.threads} threads for all, float32; " + ", ".join(
             f"{name} {version}" for name, version in data["versions"].items()
         )
-        plots.save(plots.times(self.cells, self.floors, self.ceiling, subtitle), out / "peers_time.png")
-        plots.save(plots.rates(self.cells, self.ceiling, subtitle), out / "peers_rate.png")
+        panels.save(plots.times(self.cells, self.floors, self.ceiling, subtitle), out / "peers_time.png")
+        panels.save(plots.rates(self.cells, self.ceiling, subtitle), out / "peers_rate.png")
         ladder = [cell for cell in self.cells if cell.case in cases.LADDER]
         if ladder:
             cpu = f"{data['conditions']['cpu']}, {self.field.threads} threads for all, float32, medians"
-            plots.save(plots.runtimes(ladder, self.ceiling, cpu), out / "predictor.png")
+            panels.save(plots.runtimes(ladder, self.ceiling, cpu), out / "predictor.png")
         self.console.print(f"Written into {out}: peers.json and the pictures")
 
 

@@ -11,9 +11,11 @@ import pytest
 
 pytest.importorskip("rich")
 pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
 
+import matplotlib.pyplot
 from race import training
-from race.training import contest, tables
+from race.training import contest, plots, tables
 from race.training.contest import Cell
 from race.training.task import Flights, Iris
 from race.training.trainee import EPOCH
@@ -123,3 +125,13 @@ def test_the_table_says_who_wins() -> None:
 
 def test_every_trainee_is_explained() -> None:
     assert list(training.WHAT) == list(training.TRAINEES)
+
+
+def test_the_picture() -> None:
+    timings = {"keras": _timing(500), "fused-native": _timing(2)}
+    cells = [Cell(f"F({units})", "a step of fit", batch, timings) for units in (8, 64) for batch in (512, 32)]
+    figure = plots.steps(cells, "a machine")
+    assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["F(8)", "F(64)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fs.fuse(model).fit", "Keras fit"]
+    assert list(figure.axes[0].lines[0].get_ydata()) == pytest.approx([2, 2])
+    matplotlib.pyplot.close(figure)
