@@ -112,18 +112,6 @@ double time_of(const Call& call) {
   return rounds[0];
 }
 
-std::vector<int> numbers(const char* variable, std::vector<int> otherwise) {
-  const char* text = std::getenv(variable);
-  if (!text) return otherwise;
-  std::vector<int> list;
-  for (const char* at = text; *at;) {
-    char* end;
-    list.push_back(static_cast<int>(std::strtol(at, &end, 10)));
-    at = *end ? end + 1 : end;
-  }
-  return list;
-}
-
 void bench(const Shape& shape, bool relu_stem) {
   const Plan plan = make_plan(shape, relu_stem);
   const Program<float> program(plan);
@@ -131,9 +119,9 @@ void bench(const Shape& shape, bool relu_stem) {
   for (int64_t units : shape.units) branches += 2.0 * static_cast<double>(units * shape.head);
   for (size_t i = 0; i < shape.slices.size(); ++i)
     branches += 2.0 * static_cast<double>(shape.slices[i] * shape.units[i]);
-  for (int rows : numbers("FUSEDSPLIT_BENCH_ROWS", {4096, 512, 32, 1})) {
+  for (int rows : numbers_of("FUSEDSPLIT_BENCH_ROWS", {4096, 512, 32, 1})) {
     Data data(plan, rows);
-    for (int count : numbers("FUSEDSPLIT_BENCH_THREADS", {1, 2})) {
+    for (int count : numbers_of("FUSEDSPLIT_BENCH_THREADS", {1, 2})) {
       set_threads(count);
       const double rate = fma_rate_of_thread() / 1e9;
       const bool only = std::getenv("FUSEDSPLIT_BENCH_TRAIN") != nullptr;  // for profiles

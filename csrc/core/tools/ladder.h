@@ -1,8 +1,10 @@
-// The shapes that the core is timed with: Dense -> split -> Dense branches -> concat, some with a head.
+// The shapes that the core is timed with: Dense -> split -> Dense branches -> concat, some with a head; and how the user
+// says with how many rows and threads.
 #pragma once
 
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -70,6 +72,19 @@ inline Plan make_plan(const Shape& s, bool relu_stem) {
   const std::string error = decode_plan(code.data(), code.size(), &plan);
   if (!error.empty()) std::printf("%s\n", error.c_str());
   return plan;
+}
+
+// The numbers that a variable of the environment lists, between any single characters.
+inline std::vector<int> numbers_of(const char* variable, std::vector<int> otherwise) {
+  const char* text = std::getenv(variable);
+  if (!text) return otherwise;
+  std::vector<int> list;
+  for (const char* at = text; *at;) {
+    char* end;
+    list.push_back(static_cast<int>(std::strtol(at, &end, 10)));
+    at = *end ? end + 1 : end;
+  }
+  return list;
 }
 
 }  // namespace fusedsplit

@@ -9,10 +9,9 @@
 #include <cstdlib>
 #include <functional>
 
-#include "core/exec/program.h"
 #include "core/runtime/workers.h"
+#include "core/tools/cases.h"
 #include "core/tools/ladder.h"
-#include "core/tools/training_case.h"
 
 namespace fusedsplit {
 namespace {
@@ -77,24 +76,8 @@ void show(const char* name, const char* what, ptrdiff_t rows, const std::functio
 
 void scale(const Shape& shape, ptrdiff_t rows) {
   const Plan plan = make_plan(shape, false);
-  const Program<float> program(plan);
-  const ptrdiff_t in = plan.values[static_cast<size_t>(plan.inputs[0])].width;
-  const ptrdiff_t out = plan.values[static_cast<size_t>(plan.outputs[0])].width;
-  const std::vector<float> x = random_numbers(rows * in, 1);
-  std::vector<float> y = random_numbers(rows * out, 1);
-  std::vector<std::vector<float>> params;
-  std::vector<const float*> pointers;
-  for (const Param& p : plan.params) params.push_back(random_numbers(p.size(), 0.05f));
-  for (const auto& p : params) pointers.push_back(p.data());
-  const float* inputs[] = {x.data()};
-  float* outputs[] = {y.data()};
-  ForwardArgs<float> args;
-  args.rows = rows;
-  args.inputs = inputs;
-  args.params = pointers.data();
-  args.outputs = outputs;
-  show(shape.name, "forward", rows, [&] { program.forward(args); });
-
+  const ForwardCase forward(plan, rows);
+  show(shape.name, "forward", rows, [&] { forward.run(); });
   TrainingCase training(plan, rows, 1, false);
   show(shape.name, "training", rows, [&] { training.run(1); });
 }

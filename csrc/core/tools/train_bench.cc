@@ -7,16 +7,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
-#include "core/exec/program.h"
 #include "core/microkernels/isa.h"
 #include "core/runtime/workers.h"
+#include "core/tools/cases.h"
 #include "core/tools/ladder.h"
 #include "core/tools/machine.h"
-#include "core/tools/training_case.h"
 
 namespace fusedsplit {
 namespace {
@@ -44,33 +42,8 @@ double product_rate() {
   constexpr int64_t kSide = 2048;
   const Shape shape{"", kSide, kSide, {kSide}, {kSide}};
   const Plan plan = make_plan(shape, false);
-  const Program<float> program(plan);
-  const std::vector<float> x = random_numbers(kSide * kSide, 1);
-  std::vector<float> y(x.size());
-  std::vector<std::vector<float>> params;
-  std::vector<const float*> pointers;
-  for (const Param& p : plan.params) params.push_back(random_numbers(p.size(), 0.05f));
-  for (const auto& p : params) pointers.push_back(p.data());
-  const float* inputs[] = {x.data()};
-  float* outputs[] = {y.data()};
-  ForwardArgs<float> args;
-  args.rows = kSide;
-  args.inputs = inputs;
-  args.params = pointers.data();
-  args.outputs = outputs;
-  return 4.0 * kSide * kSide * kSide / best_of([&] { program.forward(args); });
-}
-
-std::vector<int> numbers(const char* variable, std::vector<int> otherwise) {
-  const char* text = std::getenv(variable);
-  if (!text) return otherwise;
-  std::vector<int> list;
-  for (const char* at = text; *at;) {
-    char* end;
-    list.push_back(static_cast<int>(std::strtol(at, &end, 10)));
-    at = *end ? end + 1 : end;
-  }
-  return list;
+  const ForwardCase product(plan, kSide);
+  return 4.0 * kSide * kSide * kSide / best_of([&] { product.run(); });
 }
 
 // Forward and the gradients of all weights; the stem's source gets none.
@@ -87,12 +60,11 @@ void bench(const Shape& shape, double best_product) {
   constexpr double kRound = 1e-3;
   const Plan plan = make_plan(shape, false);
   const bool shuffled = shape.name[0] == 'F';
-  const auto width = [&](int value) { return plan.values[static_cast<size_t>(value)].width; };
-  for (int rows : numbers("FUSEDSPLIT_BENCH_ROWS", {4096, 512, 128})) {
-    const ptrdiff_t row_bytes =
-        static_cast<ptrdiff_t>(sizeof(float)) * (width(plan.inputs[0]) + width(plan.outputs[0]));
+  for (int rows : numbers_of("FUSEDSPLIT_BENCH_ROWS", {4096, 512, 128})) {
+    const ptrdiff_t row_bytes = static_cast<ptrdiff_t>(sizeof(float)) *
+                                (width_of(plan, plan.inputs[0]) + width_of(plan, plan.outputs[0]));
     TrainingCase training(plan, rows, std::max<ptrdiff_t>(4, kBytes / row_bytes / rows), shuffled);
-    for (int count : numbers("FUSEDSPLIT_BENCH_THREADS", {threads()})) {
+    for (int count : numbers_of("FUSEDSPLIT_BENCH_THREADS", {threads()})) {
       const int before = threads();
       set_threads(count);
       const auto start = Clock::now();

@@ -1,6 +1,6 @@
-// Measures the error of every activation and derivative, and of the losses' logarithm, on every ISA this machine can run, against libm in a
-// wider type: double for float (every float, or one in --stride), long double for double (a fixed random
-// sample).
+// Measures the error of every activation and derivative, and of the losses' logarithm, on every ISA this machine can
+// run, against libm in a wider type: double for float (every float, or one in --stride), long double for double (a
+// fixed random sample).
 //
 //   ulp [--stride N] [--isa NAME] [--only CASE]
 //

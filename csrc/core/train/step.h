@@ -24,8 +24,8 @@ struct StepArgs {
   T* const* outputs = nullptr;  // by output: where row 0 of the batch goes; a null entry: nowhere
   Workers* workers = nullptr;
   const Kernels<T>* kernels = nullptr;
-  Weights<T>* weights =
-      nullptr;  // that whoever computes gradients applies them to, where `can_apply`; null: nobody does
+  // Whoever has computed gradients applies them to these, where `can_apply`; null: nobody does.
+  Weights<T>* weights = nullptr;
 };
 
 // Not a constant (kWorkOfTwoShards) only for tests, which run small plans.

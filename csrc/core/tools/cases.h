@@ -1,4 +1,4 @@
-// A training step with mse and Adam on all weights, of the shapes that the core is timed with.
+// What is timed of a plan: a forward call of random numbers, and a training step with mse and Adam on all weights.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "core/tools/ladder.h"
+#include "core/exec/program.h"
 #include "core/train/trainer.h"
 
 namespace fusedsplit {
@@ -25,12 +25,46 @@ inline std::vector<float> random_numbers(ptrdiff_t count, float scale) {
   return array;
 }
 
+inline ptrdiff_t width_of(const Plan& plan, int value) {
+  return plan.values[static_cast<size_t>(value)].width;
+}
+
+// Of a plan of one input and one output.
+class ForwardCase {
+ public:
+  ForwardCase(const Plan& plan, ptrdiff_t rows)
+      : program_(plan),
+        x_(random_numbers(rows * width_of(plan, plan.inputs[0]), 1)),
+        y_(static_cast<size_t>(rows * width_of(plan, plan.outputs[0]))),
+        inputs_{x_.data()},
+        outputs_{y_.data()} {
+    for (const Param& p : plan.params) params_.push_back(random_numbers(p.size(), 0.05f));
+    for (const auto& p : params_) pointers_.push_back(p.data());
+    args_.rows = rows;
+    args_.inputs = inputs_.data();
+    args_.params = pointers_.data();
+    args_.outputs = outputs_.data();
+  }
+  ForwardCase(const ForwardCase&) = delete;
+  ForwardCase& operator=(const ForwardCase&) = delete;
+
+  void run() const { program_.forward(args_); }
+
+ private:
+  Program<float> program_;
+  std::vector<float> x_, y_;
+  std::vector<const float*> inputs_, pointers_;
+  std::vector<float*> outputs_;
+  std::vector<std::vector<float>> params_;
+  ForwardArgs<float> args_;
+};
+
 // Batches of so many rows in rotation through the samples, in their order or shuffled.
 class TrainingCase {
  public:
   TrainingCase(const Plan& plan, ptrdiff_t rows, ptrdiff_t batches, bool shuffled)
-      : in_(width(plan, plan.inputs[0])),
-        out_(width(plan, plan.outputs[0])),
+      : in_(width_of(plan, plan.inputs[0])),
+        out_(width_of(plan, plan.outputs[0])),
         x_(random_numbers(rows * batches * in_, 1)),
         target_(random_numbers(rows * batches * out_, 1)),
         order_(static_cast<size_t>(rows * batches)),
@@ -82,10 +116,6 @@ class TrainingCase {
   ptrdiff_t batches() const { return batches_; }
 
  private:
-  static ptrdiff_t width(const Plan& plan, int value) {
-    return plan.values[static_cast<size_t>(value)].width;
-  }
-
   ptrdiff_t in_, out_;
   std::vector<float> x_, target_;
   std::vector<int64_t> order_;
