@@ -1,4 +1,4 @@
-"""Every private name of Keras that the layers need, in one place, as Keras 3.5 to 3.15 have them."""
+"""Every private name of Keras that the layers need, or loops and models alike, as Keras 3.5 to 3.15 have them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ try:
     from keras.src.backend.common import global_state
 except ImportError:  # a Keras that keeps its state elsewhere: whether a scope is open is not known then
     global_state = None
+
+
+def is_compiled(model: Any) -> bool:
+    return bool(model.compiled) and model._compile_config is not None
+
+
+def output_names(model: Any) -> list[str]:
+    return list(getattr(model, "output_names", ()))
 
 
 def in_no_scope() -> bool:

@@ -17,6 +17,8 @@ from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, 
 from keras.src.trainers.epoch_iterator import EpochIterator
 from keras.src.trainers.trainer import Trainer
 
+from fusedsplit.layers._keras_private import is_compiled as is_compiled
+from fusedsplit.layers._keras_private import output_names as output_names
 from fusedsplit.loops.reasons import NotNative
 
 # Compiling and its state.
@@ -25,10 +27,6 @@ from fusedsplit.loops.reasons import NotNative
 def assert_compiled(model: Any, method: str) -> None:
     """Raises Keras' error if a model is not compiled, and warns if layers were frozen or thawed since."""
     model._assert_compile_called(method)
-
-
-def is_compiled(model: Any) -> bool:
-    return bool(model.compiled) and model._compile_config is not None
 
 
 def replaced_steps(model: Any) -> list[str]:
@@ -140,11 +138,6 @@ def loss_entries(model: Any) -> list[LossEntry]:
 def takes_targets_by_name(model: Any) -> bool:
     """Whether a dict of targets is taken apart by the outputs' names, where those are a list."""
     return hasattr(model._compile_loss, "_flat_losses")
-
-
-def output_names(model: Any) -> list[str]:
-    names: list[str] = model.output_names if hasattr(model, "output_names") else []
-    return list(names)
 
 
 def compile_loss_dtype(model: Any) -> str:

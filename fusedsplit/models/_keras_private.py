@@ -9,6 +9,9 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.variables import AutocastScope
 
+from fusedsplit.layers._keras_private import is_compiled as is_compiled
+from fusedsplit.layers._keras_private import output_names as output_names
+
 
 def nodes_in_order(model: Any) -> Iterator[Any]:
     """The calls of a functional model in the order in which it runs them."""
@@ -174,18 +177,10 @@ def made_once(model: Any, key: Any, make: Any) -> Any:
     return made[key]
 
 
-def is_compiled(model: Any) -> bool:
-    return bool(model.compiled) and model._compile_config is not None
-
-
 def compiled_with(model: Any) -> dict[str, Any]:
     """What a compiled model was given to `compile`."""
     config: dict[str, Any] = model._compile_config.config
     return config
-
-
-def output_names(model: Any) -> list[str]:
-    return list(getattr(model, "output_names", ()))
 
 
 def mask_of(x: Any) -> Any | None:

@@ -246,9 +246,8 @@ class _Program:
         for step in steps:
             written[step.dst.value].append(step.dst)
         values: list[Value] = []
-        places: dict[
-            int, tuple[list[int], int]
-        ] = {}  # old value -> where its columns begin, and the first value of them
+        # Old value -> where each of its runs of columns begins, and the new value that the first of these is.
+        places: dict[int, tuple[list[int], int]] = {}
         for i, value in enumerate(self.plan.values):
             columns = [Range(i, 0, value.width)] if value.role != "hidden" else _runs(written[i])
             places[i] = [r.start for r in columns], len(values)
