@@ -50,6 +50,12 @@ def fused_backend_in_grids(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def uncompiled_backends() -> list[str]:
+    """What `fs.check` is asked for where `xla`, which takes seconds to compile each layer, is left out."""
+    return ["tf"] if op.problem() is not None else ["op", "tf"]
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tests.csrc.numpy_plan import Case, RandomPlan, Run, fill, split_dense_plan
 
 pytestmark = pytest.mark.skipif(op.problem() is not None, reason=f"the op is not usable: {op.problem()}")
 
+TESTS = Path(__file__).resolve().parents[1]
 RELU, LINEAR = Activation("relu"), Activation()
 SEED2 = split_dense_plan(10, [4, 4], [4, 6], LINEAR, RELU)
 MODES = ("eager", "graph")
@@ -236,11 +238,12 @@ class TestNative:
         assert library.file_problem(library.op_path()) is None
 
 
-# How many threads the op has, for each [TensorFlow's own setting, the variable]: TensorFlow is imported once, and every
-# answer comes from a child that was forked before anything ran.
+# How many threads the op has, for each [TensorFlow's own setting, the variable].
 COUNT_THREADS = """
 import json, os, sys
 import tensorflow as tf
+sys.path.append(sys.argv[1])
+from forked import in_child
 
 def count(intra_op, variable):
     if variable is not None:
@@ -250,16 +253,7 @@ def count(intra_op, variable):
     from fusedsplit.backends import op
     return op.problem() or op.library_info()["threads"]
 
-answers = []
-for setting in json.loads(sys.argv[1]):
-    readable, writable = os.pipe()
-    if os.fork() == 0:
-        os.write(writable, json.dumps(count(*setting)).encode())
-        os._exit(0)
-    os.close(writable)
-    answers.append(json.loads(os.read(readable, 4096)))
-    os.wait()
-print(json.dumps(answers))
+print(json.dumps([in_child(count, *setting) for setting in json.loads(sys.argv[2])]))
 """
 
 
@@ -267,7 +261,7 @@ def test_the_op_uses_every_usable_cpu_unless_told_otherwise():
     usable = len(os.sched_getaffinity(0))
     settings = [(0, None), (usable, None), (1, None), (0, "1"), (3, "2")]
     env = {k: v for k, v in os.environ.items() if k != "FUSEDSPLIT_NUM_THREADS"}
-    command = [sys.executable, "-c", COUNT_THREADS, json.dumps(settings)]
+    command = [sys.executable, "-c", COUNT_THREADS, str(TESTS), json.dumps(settings)]
     result = subprocess.run(command, capture_output=True, text=True, env=env)
     assert result.returncode == 0, result.stderr
     untold, told_all, one, one_by_the_variable, least = json.loads(result.stdout.splitlines()[-1])

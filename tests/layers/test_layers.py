@@ -8,7 +8,6 @@ from keras import layers as kl
 from keras.layers import Dense, Dropout
 
 import fusedsplit as fs
-from fusedsplit.backends import op
 from tests import numpy_reference
 
 
@@ -90,15 +89,11 @@ def test_value_is_numpys(name, backend, rng):
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-def without_xla() -> list[str]:
-    return ["tf"] if op.problem() is not None else ["op", "tf"]
-
-
 @pytest.mark.parametrize("name", LAYERS)
-def test_check_holds(name):
+def test_check_holds(name, uncompiled_backends):
     layer, _ = built(name)
     # `xla` is `tf` compiled, which takes seconds for each layer: it has those whose steps differ.
-    backends = None if name in ("a Dense each", "stacks", "activation layers", "add") else without_xla()
+    backends = None if name in ("a Dense each", "stacks", "activation layers", "add") else uncompiled_backends
     report = fs.check(layer, backends=backends)
     assert report.ok, str(report)
 

@@ -5,27 +5,23 @@ import numpy as np
 import pytest
 
 import fusedsplit as fs
+from fusedsplit.bench.precision import keras_in
 from tests.loops.side_by_side import ROWS, branches, classes, floats
 
 
 @pytest.fixture(autouse=True, scope="module")
 def float64():
-    """In the place of that of all files here: each run has its own precision, and the old one is set again."""
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    yield
-    keras.config.set_floatx(floatx)
-    keras.config.set_dtype_policy(policy)
+    """In the place of that of all files here: each run has its own precision."""
 
 
 def trained(dtype, loop, loss, optimizer, units, x, y):
-    keras.config.set_floatx(dtype)
-    keras.config.set_dtype_policy(dtype)
-    model = fs.fuse(branches(units, "softmax" if units > 1 else None), loop=loop)
-    rng = np.random.default_rng(3)
-    model.set_weights([rng.normal(size=w.shape).astype("float32") * 0.5 for w in model.get_weights()])
-    model.compile(getattr(keras.optimizers, optimizer)(0.01), loss, run_eagerly=loop == "keras")
-    history = model.fit(x, y, batch_size=16, epochs=5, shuffle=False, verbose=0)
-    return np.concatenate([w.astype("float64").ravel() for w in model.get_weights()]), history.history["loss"]
+    with keras_in(dtype):
+        model = fs.fuse(branches(units, "softmax" if units > 1 else None), loop=loop)
+        rng = np.random.default_rng(3)
+        model.set_weights([rng.normal(size=w.shape).astype("float32") * 0.5 for w in model.get_weights()])
+        model.compile(getattr(keras.optimizers, optimizer)(0.01), loss, run_eagerly=loop == "keras")
+        history = model.fit(x, y, batch_size=16, epochs=5, shuffle=False, verbose=0)
+        return np.concatenate([w.astype("float64").ravel() for w in model.get_weights()]), history.history["loss"]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 """Fixtures of the tests of what needs no TensorFlow."""
 
-import keras
 import pytest
+
+from fusedsplit.bench.precision import keras_in
 
 
 @pytest.fixture
 def float64():
     """Keras' own constants in float64."""
-    keras.config.dtype_policy()  # which is kept from its first use on
-    before = keras.config.floatx()
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx(before)
+    with keras_in("float64"):
+        yield

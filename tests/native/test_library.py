@@ -14,14 +14,16 @@ import pytest
 
 from fusedsplit.native import library
 
+TESTS = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(library.core_problem() is not None, reason=f"{library.core_problem()}")
 
 # What there is to say against the Python module, and against the op, of the package in each of the directories.
-# TensorFlow is imported once; every directory has a child that was forked before anything ran.
 PROGRAM = """
 import json, os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow
+sys.path.append(sys.argv[1])
+from forked import in_child
 
 def problems(site):
     sys.path.insert(0, site)
@@ -29,17 +31,7 @@ def problems(site):
     from fusedsplit.backends import op
     return [library.__file__, library.core_problem(), op.problem()]
 
-found = []
-for site in sys.argv[1:]:
-    readable, writable = os.pipe()
-    if os.fork() == 0:
-        os.write(writable, json.dumps(problems(site)).encode())
-        os._exit(0)
-    os.close(writable)
-    with os.fdopen(readable) as pipe:
-        found.append(json.load(pipe))
-    os.wait()
-print(json.dumps(found))
+print(json.dumps([in_child(problems, site) for site in sys.argv[2:]]))
 """
 
 
@@ -68,7 +60,7 @@ def found(tmp_path_factory) -> dict[str, list]:
     for name, site in sites.items():
         shutil.copytree(library.PACKAGE, site / "fusedsplit", ignore=shutil.ignore_patterns("__pycache__"))
         HARMS[name][0](site / "fusedsplit" / library.SHARED_LIBRARY)
-    command = [sys.executable, "-c", PROGRAM, *map(str, sites.values())]
+    command = [sys.executable, "-c", PROGRAM, str(TESTS), *map(str, sites.values())]
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path_factory.mktemp("empty"), env=env)
     assert done.returncode == 0, done.stderr[-3000:]
