@@ -9,9 +9,9 @@ from collections.abc import Callable
 from fusedsplit.bench import harness
 from fusedsplit.bench.program import ProviderUnavailable
 
-# No thread of a contestant may still be looking for work when the next one is timed. ONNX Runtime's look for 41 ms (unseen,
-# they cost the next ones half of their first 41 ms: the Predictor 446 us for 243, LiteRT 660 for 301). A look lasts two
-# ticks and more (4 ms at 250 Hz): the kernel adds a running thread's time to its process' at a tick, so that 1 ms saw none.
+# No thread of a contestant may still be looking for work when the next one is timed. ONNX Runtime's look for 41 ms:
+# unseen, they took a CPU from the next ones (the Predictor 446 us for 243, LiteRT 660 for 301). A look outlasts two
+# ticks (of 4 ms at 250 Hz), at which the kernel adds a running thread's time to its process': a look of 1 ms saw none.
 _LOOK, _IDLE, _PATIENCE = 10e-3, 1e-3, 5.0
 
 
