@@ -48,6 +48,7 @@ class PredictorPeer(Peer):
         """Each predictor on the rows that it is bound to, for many threads: seconds a call.
 
         "alone" is one thread that makes all calls one after the other, "together" so many threads with equal shares.
+        Both write into the same arrays, one of each caller.
         """
         found = {}
         with concurrent.futures.ThreadPoolExecutor(callers) as pool:
@@ -55,7 +56,7 @@ class PredictorPeer(Peer):
                 calls = [_into_given(predictor, self.inputs).call for _ in range(callers)]
                 each = math.ceil(_SECONDS / harness.sample(calls[0], 10) / callers)
                 ways = {
-                    "alone": functools.partial(_repeat, calls[0], each * callers),
+                    "alone": functools.partial(_in_turn, calls, each),
                     "together": functools.partial(_share, pool, calls, each),
                 }
                 timings = harness.interleave(ways, rounds=rounds)
@@ -69,6 +70,12 @@ class PredictorPeer(Peer):
 def _share(pool: concurrent.futures.Executor, calls: Sequence[Callable[[], object]], each: int) -> None:
     for done in [pool.submit(_repeat, call, each) for call in calls]:
         done.result()
+
+
+def _in_turn(calls: Sequence[Callable[[], object]], each: int) -> None:
+    for _ in range(each):
+        for call in calls:
+            call()
 
 
 def _repeat(call: Callable[[], object], count: int) -> None:

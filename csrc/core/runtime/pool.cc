@@ -39,7 +39,10 @@ struct Claim {
 
 bool Pool::busy() const { return Clock::now() - last_call_.load(std::memory_order_relaxed) < kSpin; }
 
-void Pool::end_call() { last_call_.store(Clock::now(), std::memory_order_relaxed); }
+void Pool::end_call() {
+  last_call_.store(Clock::now(), std::memory_order_relaxed);
+  calls_.fetch_sub(1, std::memory_order_relaxed);
+}
 
 void Pool::give_back() {
   session_.store(false, std::memory_order_relaxed);

@@ -29,7 +29,9 @@ class Pool {
 
   // Whether calls come so quickly one after another that workers pay even for a small one.
   bool busy() const;
-  // At the end of a call, also of one that did not take the pool.
+  // Around every call that could do with workers, also one that does not take the pool; tells how many others there
+  // are at that time.
+  int begin_call() { return calls_.fetch_add(1, std::memory_order_relaxed); }
   void end_call();
 
   // Makes sure that workers 1 to count - 1 exist; returns how many workers there are, the caller included.
@@ -59,6 +61,7 @@ class Pool {
 
   std::atomic<bool> taken_{false};
   std::atomic<bool> session_{false};
+  std::atomic<int> calls_{0};
   std::atomic<std::chrono::steady_clock::time_point> last_call_{};
   std::vector<std::unique_ptr<Thread>> threads_;  // of workers 1, 2, ...; by whoever took the pool
   alignas(64) std::atomic<uint64_t> claim_{0};

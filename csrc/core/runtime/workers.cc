@@ -38,8 +38,11 @@ Workers::Workers(int limit, bool worth_waking) {
     count_ = std::max(1, std::min(limit, log_->workers));
     return;
   }
-  const int wanted = std::min(limit, threads());
-  counts_ = wanted > 1;
+  const int allowed = threads();
+  counts_ = std::min(limit, allowed) > 1;
+  if (!counts_) return;
+  // Other callers have CPUs of their own; workers beyond those that are left would only be in their way.
+  const int wanted = std::min(limit, allowed - pool().begin_call());
   if (wanted < 2 || !(worth_waking || pool().busy()) || !pool().take()) return;
   count_ = pool().grow(wanted);
   if (count_ < 2) pool().give_back();

@@ -2,7 +2,7 @@
 //
 // The thread that calls is always the first worker: it takes chunks like the others and, when none is left,
 // waits only for chunks that another worker has begun. So no call ever depends on a thread being scheduled,
-// and a caller that finds the workers busy with another call runs alone.
+// and a caller that finds the workers busy with another call, or as many callers as CPUs, runs alone.
 #pragma once
 
 #include <cstddef>

@@ -290,7 +290,7 @@ void check_callers(std::mt19937* random, int plans) {
   set_threads(before);
 }
 
-// A call that uses no workers leaves them to others.
+// A call that uses no workers leaves them to others, and every call has a CPU.
 void check_workers() {
   const int before = threads();
   set_threads(4);
@@ -299,10 +299,17 @@ void check_workers() {
     Workers small(4, false);
     Workers large(4);
     expect(small.count() == 1, "a small call wakes workers");
-    expect(large.count() == 4, "a call that uses no workers keeps others from them");
+    expect(large.count() == 3,
+           "a call that uses no workers keeps others from them, or from the CPUs left by it");
+    Workers third(4);
+    expect(third.count() == 1, "two calls have the workers");
   }
   Workers again(4, false);
   expect(again.count() == 4, "a call soon after another has no workers");
+  set_threads(1);
+  expect(Workers(4).count() == 1, "one thread is two workers");
+  set_threads(2);
+  expect(Workers(4).count() == 1, "two callers of two CPUs have workers");
   set_threads(before);
 }
 
