@@ -136,6 +136,28 @@ FUSEDSPLIT_INLINE void tile_finish(const TileArgs<T>& t, Vec<T> (&acc)[MR][NV]) 
   }
 }
 
+// The sums of a tile of one vector, of which no more than half the lanes are columns.
+template <class T, int MR, bool kColumns>
+FUSEDSPLIT_INLINE void tile_half(const TileArgs<T>& t, Vec<T> (&acc)[MR][1], const T* const* group) {
+  typedef Half<T> H;
+  typename H::Vec sums[MR];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) sums[i] = t.init ? H::load_first(t.init, t.last) : H::set1(0);
+  const T* b = t.b;
+  const ptrdiff_t lda = t.lda, ldb = t.ldb;
+  const auto term = [&](typename H::Vec v, ptrdiff_t k) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+      sums[i] =
+          H::fma(H::set1(kColumns ? group[0][k * lda + i] : group[i / 3][(i % 3) * lda + k]), v, sums[i]);
+  };
+  ptrdiff_t k = 0;
+  for (; k < t.k_full; ++k, b += ldb) term(H::load(b), k);
+  for (; k < t.k; ++k, b += ldb) term(H::load_first(b, t.last), k);
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) acc[i][0] = H::widen(sums[i]);
+}
+
 // kColumns: A is k x m, else m x k.
 template <class T, int MR, int NV, bool kColumns>
 void tile(const TileArgs<T>& t) {
@@ -158,6 +180,12 @@ void tile(const TileArgs<T>& t) {
   const T* group[(MR + 2) / 3];
 #pragma GCC unroll 8
   for (int g = 0; g < (MR + 2) / 3; ++g) group[g] = t.a + (kColumns ? 0 : 3 * g * t.lda);
+  if constexpr (NV == 1 && Half<T>::kLanes > 0) {
+    if (t.last <= Half<T>::kLanes) {
+      tile_half<T, MR, kColumns>(t, acc, group);
+      return tile_finish<T, MR, NV, kColumns>(t, acc);
+    }
+  }
   const T* b = t.b;
   const ptrdiff_t lda = t.lda, ldb = t.ldb;
   ptrdiff_t k = 0;

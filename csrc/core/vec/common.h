@@ -53,6 +53,12 @@ using IntLane = typename VecTypes<T>::IntLane;
 template <class T>
 constexpr ptrdiff_t kLanes = FUSEDSPLIT_VEC_BYTES / static_cast<ptrdiff_t>(sizeof(T));
 
+// Vectors half as wide, on ISAs where they are faster by more than they do less.
+template <class T>
+struct Half {
+  static constexpr ptrdiff_t kLanes = 0;
+};
+
 // Loads and stores need no alignment.
 template <class T>
 FUSEDSPLIT_INLINE Vec<T> load(const T* p) {
