@@ -79,7 +79,8 @@ def run_row(row: Row, wheel: Path, tests: tuple[str, ...]) -> tuple[str, ...]:
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     report = (
         "import fusedsplit as fs; i = fs.info(); "
-        "print(*(i.versions[k] for k in ('tensorflow', 'keras', 'numpy')), i.backends['op'] or 'usable', sep='|')"
+        "op = i.backends['op'] or 'usable' + ', not in XLA' * (i.core['inside XLA'] != 'usable'); "
+        "print(*(i.versions[k] for k in ('tensorflow', 'keras', 'numpy')), op, sep='|')"
     )
     options = {"check": False, "capture_output": True, "text": True, "cwd": copy.parent, "env": env}
     info = subprocess.run([python, "-c", report], **options)
