@@ -11,15 +11,23 @@ all: test
 
 venv: .venv/installed
 
+# pip would compile the C++ in a temporary folder, where `native` finds none of it, and the bytecode on one CPU (some
+# packages bring files of other Pythons, which do not compile).
+PIP_INSTALL := FUSEDSPLIT_SKIP_BUILD=1 FUSEDSPLIT_FORCE_BUILD= $(BIN)/python -m pip install --no-compile
+BUILD_NATIVE := $(BUILD) $(BIN)/python setup.py -q build_ext --inplace
+COMPILE_PYTHON := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+
 # The environment is made anew only when what it is made from changes; `native` keeps the libraries up to date.
 .venv/installed: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --upgrade pip
-	$(BUILD) $(BIN)/python -m pip install -e '.[test,bench]'
+	$(PIP_INSTALL) -e '.[test,bench]'
+	$(COMPILE_PYTHON)
+	$(BUILD_NATIVE)
 	touch $@
 
 native: venv
-	$(BUILD) $(BIN)/python setup.py -q build_ext --inplace
+	$(BUILD_NATIVE)
 
 test: native
 	$(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST_ARGS)
@@ -38,7 +46,9 @@ bench: native
 # The peers are large, so they are installed only for the programs that race them (PEERS= for what is there already).
 PEERS := .venv/peers
 .venv/peers: .venv/installed
-	$(BUILD) $(BIN)/python -m pip install -e '.[bench,peers]'
+	$(PIP_INSTALL) -e '.[bench,peers]'
+	$(COMPILE_PYTHON)
+	$(BUILD_NATIVE)
 	touch $@
 
 # A trained model's answer by every runtime; a training step by every framework.
