@@ -11,6 +11,7 @@ from keras import layers as kl
 import fusedsplit
 import fusedsplit as fs
 from fusedsplit.cli import main
+from tests import children
 
 
 def test_info(capsys):
@@ -110,7 +111,7 @@ def test_converted_files_load_in_a_process_without_fusedsplit(saved):
         "import sys; sys.modules['fusedsplit'] = None; import keras; m = keras.models.load_model('again.keras'); "
         "print(type(m).__name__, len(m.optimizer.variables))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = children.run(code)
     assert result.stdout.split() == ["Functional", str(len(saved.optimizer.variables))], result.stderr
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 import fusedsplit
 from fusedsplit import config
 from fusedsplit.native import library
+from tests import children
 
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 FOREIGN = "neon" if ON_X86 else "avx2"
@@ -65,7 +64,7 @@ def test_what_is_not_set_limits_nothing(monkeypatch, value):
 def run(code: str, **environment: str) -> str:
     paths = str(Path(fusedsplit.__file__).resolve().parents[1])
     env = {**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=env)
+    result = children.run(code, env=env)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import children
+
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="run against an installed package")
 
@@ -52,7 +54,7 @@ def install(source: Path, to: Path, **environment: str) -> subprocess.CompletedP
 
 def run_installed(site: Path) -> list[str]:
     env = {**os.environ, "PYTHONPATH": str(site), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env, cwd=site)
+    result = children.run(PROGRAM, env=env, cwd=site)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip().splitlines()
 

@@ -1,13 +1,12 @@
 """Deleting backends/op.py, native/, loops/ and the native libraries leaves a working package."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import fusedsplit
+from tests import children
 
 # What is deleted -> the reasons for which the op and the loops do not run; "" where they may.
 DELETED = {
@@ -76,7 +75,6 @@ def test_the_package_without(deleted, tmp_path):
     for path in deleted:
         path = tmp_path / "fusedsplit" / path
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    command = [sys.executable, "-c", PROGRAM, *DELETED[deleted]]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    result = children.run(PROGRAM, *DELETED[deleted], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.strip()).is_relative_to(tmp_path)

@@ -1,8 +1,6 @@
 """dispatch.py: which backend runs, explicit choices, the one warning, the functional form."""
 
 import contextlib
-import subprocess
-import sys
 import types
 import warnings
 
@@ -16,6 +14,7 @@ import fusedsplit as fs
 from fusedsplit.backends import dispatch, op
 from fusedsplit.backends.base import CallContext
 from fusedsplit.plan import PLAN_VERSION
+from tests import children
 
 needs_op = pytest.mark.skipif(op.problem() is not None, reason=f"op: {op.problem()}")
 
@@ -147,7 +146,7 @@ with warnings.catch_warnings(record=True) as caught:
 caught = [str(w.message) for w in caught if issubclass(w.category, fs.FusedSplitWarning)]
 print(len(caught), "mish" in caught[0], "FUSEDSPLIT_BACKEND" in caught[0])
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [
+    assert children.run(code).stdout.split() == [
         "1",
         "True",
         "True",
@@ -324,7 +323,8 @@ with tf.device("CPU:1"):
     for y in (layer(x), tf.function(layer)(x)):
         np.testing.assert_allclose(y, expected, rtol=1e-6)
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = children.run(code)
+    assert done.returncode == 0, done.stderr
 
 
 # Backends that a config names.

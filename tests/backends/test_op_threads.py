@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import tensorflow as tf
 from fusedsplit.backends import op
 from fusedsplit.native import library
 from fusedsplit.plan import Activation
+from tests import children
 from tests.backends.test_op import tensors
 from tests.csrc.numpy_plan import fill, split_dense_plan
 
@@ -108,8 +107,7 @@ print("ok")
 
 def run(program: str) -> None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=120)
+    done = children.run(program, cwd=root)
     assert done.returncode == 0 and done.stdout.strip() == "ok", done.stdout + done.stderr[-3000:]
 
 

@@ -4,10 +4,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+
+from tests import children
 
 PROGRAM = """
 import json, os, sys
@@ -61,17 +63,16 @@ print("LOSSES", json.dumps(losses))
 """
 
 
-def losses_of(process: subprocess.Popen) -> list[float]:
-    out, err = process.communicate(timeout=300)
-    lines = [line for line in out.splitlines() if line.startswith("LOSSES")]
-    assert process.returncode == 0 and lines, err[-2000:]
+def losses_of(end: Callable[[], subprocess.CompletedProcess]) -> list[float]:
+    done = end()
+    lines = [line for line in done.stdout.splitlines() if line.startswith("LOSSES")]
+    assert done.returncode == 0 and lines, done.stderr[-2000:]
     return json.loads(lines[-1].removeprefix("LOSSES"))
 
 
-def start(kind: str, backend: str, **environment: str) -> subprocess.Popen:
+def start(kind: str, backend: str, **environment: str) -> Callable[[], subprocess.CompletedProcess]:
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", **environment}
-    command = [sys.executable, "-c", PROGRAM, kind, backend]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return children.start(PROGRAM, kind, backend, env=env)
 
 
 def free_ports(n: int) -> list[int]:

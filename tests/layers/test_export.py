@@ -14,6 +14,7 @@ from keras.layers import Activation, Dense
 import fusedsplit as fs
 from fusedsplit import config
 from fusedsplit.backends import op
+from tests import children
 
 pytestmark = pytest.mark.filterwarnings("ignore::fusedsplit.FusedSplitWarning")
 X = np.linspace(-1, 1, 60, dtype="float32").reshape(6, 10)
@@ -87,8 +88,7 @@ def problems(tmp_path_factory) -> dict[str, str]:
         model = model_of(backend)
         how(model, path)
         np.savez(path / "check.npz", x=X, y=model(X))
-    command = [sys.executable, "-c", LOADER, *map(str, paths.values())]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = children.run(LOADER, *map(str, paths.values()))
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     return {name: found[str(path)] for name, path in paths.items()}

@@ -1,6 +1,7 @@
 """Whatever breaks a fit off: weights, optimizer and History are those of the last finished step, and fit goes on."""
 
 import gc
+import signal
 import threading
 
 import keras
@@ -66,7 +67,15 @@ def test_an_exception_in_a_generator():
         close(a, b, 1e-15)
 
 
-def test_an_interrupt_within_an_epoch_that_nobody_watches():
+@pytest.fixture
+def heard():
+    """An interrupt is an exception, even where the process was started in the background and told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_within_an_epoch_that_nobody_watches(heard):
     """No callback is asked until the end: the signal is heard between two calls of the core."""
     x, y = np.tile(X, (4000, 1)), np.tile(Y, (4000, 1))
     model = fs.fuse(branches(), loop="native")

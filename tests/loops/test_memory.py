@@ -1,12 +1,11 @@
 """Memory of native loops: it does not grow, and where it is refused nothing is lost."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import fusedsplit as fs
+from tests import children
 from tests.loops.side_by_side import X, Y, branches
 
 STATM = Path("/proc/self/statm")
@@ -64,5 +63,5 @@ assert losses[-1] < losses[0] and int(model.optimizer.iterations) == 22
 
 
 def test_refused_memory_is_an_error_after_which_fit_goes_on():
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", REFUSED], capture_output=True, text=True)
+    result = children.run(REFUSED)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -1,11 +1,10 @@
 """The bits of a fit are those of its data and seeds, whatever threads there are."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import fusedsplit
+from tests import children
 
 PROGRAM = """
 import hashlib
@@ -34,15 +33,8 @@ print(fs.info().core["threads"], digest.hexdigest())
 
 def test_bits_do_not_depend_on_the_number_of_threads():
     root = str(Path(fusedsplit.__file__).parents[1])
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM],
-            env={**os.environ, "FUSEDSPLIT_NUM_THREADS": str(threads), "PYTHONPATH": root},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for threads in (1, 2, 4)
-    ]
-    found = [process.communicate()[0].split() for process in running]
+    env = {**os.environ, "PYTHONPATH": root}
+    running = [children.start(PROGRAM, env={**env, "FUSEDSPLIT_NUM_THREADS": str(n)}) for n in (1, 2, 4)]
+    found = [end().stdout.split() for end in running]
     assert len({digest for _, digest in found}) == 1, found
     assert len({threads for threads, _ in found}) > 1

@@ -1,8 +1,6 @@
 """Files of fused models: `.keras`, weights, checkpoints, SavedModels, TFLite."""
 
 import pickle
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -11,6 +9,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 import fusedsplit as fs
+from tests import children
 from tests.models import keras_models as models
 
 pytestmark = pytest.mark.filterwarnings("ignore::fusedsplit.FusedSplitWarning")
@@ -55,14 +54,14 @@ data = np.load(r"{tmp_path / "check.npz"}")
 model = keras.models.load_model(r"{tmp_path / "m.keras"}")
 np.testing.assert_allclose(model(data["x"]), data["y"], rtol=1e-5, atol=1e-6)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = children.run(code)
     assert result.returncode == 0, result.stderr
 
 
 def test_keras_file_loads_without_naming_fusedsplit(tmp_path):
     fs.fuse(models.functional()).save(tmp_path / "m.keras")
     code = f"import fusedsplit, keras; print(keras.models.load_model(r'{tmp_path / 'm.keras'}').count_params())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = children.run(code)
     assert result.returncode == 0, result.stderr
 
 

@@ -1,8 +1,5 @@
 """Training goes on where it was: fused and plain models over one graph take turns, and it is one curve."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -10,6 +7,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 import fusedsplit as fs
+from tests import children
 from tests.models import keras_models as models
 
 pytestmark = pytest.mark.filterwarnings("ignore::fusedsplit.FusedSplitWarning")
@@ -231,5 +229,5 @@ assert np.isfinite(curves).all()
 
 
 def test_mirrored_replicas():
-    result = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True)
+    result = children.run(MIRRORED)
     assert result.returncode == 0, result.stderr[-3000:]
