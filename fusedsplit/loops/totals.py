@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -153,5 +154,8 @@ def _put(logs: dict[str, Any], name: str, value: Any) -> None:
         return
     if not isinstance(value, float):
         value = keras.ops.convert_to_numpy(value)
-        value = float(value) if value.ndim == 0 else value
+        with contextlib.suppress(
+            TypeError, ValueError
+        ):  # NumPy says whether an array of one number is one, as in Keras
+            value = float(value)
     logs[name] = value
