@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -299,6 +300,12 @@ def unpack(data: Any) -> tuple[Any, Any, Any]:
     return parts
 
 
+def counts_steps_past_the_end() -> bool:
+    """Whether a step that finds no data counts as an iteration and takes the others of its execution with it, and a
+    validation of some steps goes on where the last one ended: all so before Keras 3.7."""
+    return not hasattr(EpochIterator, "reset")
+
+
 class Batches:
     """Batches of anything that Keras takes, as NumPy arrays, through its own adapters.
 
@@ -339,6 +346,11 @@ def callback_list(model: Any, callbacks: Any, **arguments: Any) -> Any:
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks
     return keras.callbacks.CallbackList(callbacks, model=model, **arguments)
+
+
+def step_told_after(first: int, steps: int) -> int:
+    """The step that hooks after an execution of so many are told: its last; before Keras 3.12 its first."""
+    return first + steps - 1 if "end_step" in inspect.unwrap(keras.Model.fit).__code__.co_varnames else first
 
 
 def is_default(method: Any) -> bool:

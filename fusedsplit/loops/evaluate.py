@@ -26,12 +26,13 @@ class Evaluation:
         model: compiled.
         arguments: `x`, `y`, `sample_weight`, `batch_size` and `steps` of `evaluate`; a generator of which a batch was
             looked at is replaced there.
+        times: how often it is run, at most.
 
     Raises:
         NotNative: with the reason why the core does not do it.
     """
 
-    def __init__(self, model: Any, arguments: dict[str, Any]):
+    def __init__(self, model: Any, arguments: dict[str, Any], times: int = 1):
         whole = choice.whole(model, training=False)
         _, steps = private.capped(1, arguments["steps"])
         x, y, weights = arguments["x"], arguments["y"], arguments["sample_weight"]
@@ -56,6 +57,7 @@ class Evaluation:
             size=arguments["batch_size"],
             steps=steps,
             execution=model.steps_per_execution,
+            epochs=times,
             even=even,
         )
         self.totals = Totals(model, self._compiled, self.source.even)
@@ -75,7 +77,8 @@ class Evaluation:
         model, totals = self._model, self.totals
         watch = Watch(callbacks)
         vars(model)["stop_evaluating"] = False
-        self.source.restart()
+        if not private.counts_steps_past_the_end():
+            self.source.restart()
         if callbacks is not None:
             callbacks.on_test_begin()
         extra = 0.0
@@ -98,7 +101,8 @@ class Evaluation:
             if watch.test:
                 if watch.test == "state":
                     totals.write()
-                callbacks.on_test_batch_end(first + model.steps_per_execution - 1, totals.logs())
+                told = private.step_told_after(first, model.steps_per_execution)
+                callbacks.on_test_batch_end(told, totals.logs())
             if model.stop_evaluating:
                 break
         if values is None:

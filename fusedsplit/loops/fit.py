@@ -75,6 +75,8 @@ class Fit:
             size=arguments["batch_size"],
             steps=steps,
             execution=model.steps_per_execution,
+            epochs=self._epochs - arguments["initial_epoch"],
+            trains=True,
             shuffle=arguments["shuffle"],
             class_weight=arguments["class_weight"],
             even=even,
@@ -101,7 +103,7 @@ class Fit:
             "steps": arguments["validation_steps"],
         }
         try:
-            return Evaluation(self._model, passed)
+            return Evaluation(self._model, passed, self._epochs - arguments["initial_epoch"])
         finally:
             if passed["x"] is not x:
                 arguments["validation_data"] = passed["x"]
@@ -197,8 +199,8 @@ class Fit:
                 piece = piece.after(self._training.run(piece, self._totals))
         if sees:
             self._write()
-        last = execution.first + self._model.steps_per_execution - 1
-        self._callbacks.on_train_batch_end(last, self._totals.logs())
+        told = private.step_told_after(execution.first, self._model.steps_per_execution)
+        self._callbacks.on_train_batch_end(told, self._totals.logs())
 
     def _write(self) -> None:
         """Gives Keras' variables what the trainer and the totals hold."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -57,21 +58,56 @@ def source(
     size: int | None,
     steps: int | None,
     execution: int,
+    epochs: int = 1,
+    trains: bool = False,
     shuffle: Any = False,
     class_weight: Any = None,
     even: bool = False,
 ) -> ArraySource | StreamSource:
     """Where the rows of each epoch come from.
 
+    Args:
+        epochs: how often it is gone through, at most.
+        trains: whether an optimizer counts its steps.
+
     Raises:
         NotNative: if Keras has to sort the data out, or to say what is wrong with it.
     """
+    minds_the_end = private.counts_steps_past_the_end()
     if private.are_arrays((x, y, sample_weight)):
         if class_weight is not None:
             if sample_weight is not None or keras.tree.is_nested(y):
                 raise NotNative("class weights beside sample weights, or of several outputs")
             sample_weight = data.class_weights(y, class_weight)
-        return ArraySource(read(x, y, sample_weight), size, steps, shuffle, execution)
+        arrays = ArraySource(read(x, y, sample_weight), size, steps, shuffle, execution)
+        if minds_the_end:
+            _check_end(arrays.batches, steps, execution, epochs)
+        return arrays
     arguments = {"y": y, "sample_weight": sample_weight, "batch_size": size, "shuffle": shuffle}
+    if minds_the_end and (trains or execution > 1):  # else nothing is changed by a step that finds no data
+        _check_end(_length(x), steps, execution, epochs)
     batches = private.Batches(x, execution, steps_per_epoch=steps, class_weight=class_weight, **arguments)
     return StreamSource(batches, read, even)
+
+
+def _length(x: Any) -> float | None:
+    """How many batches something has that is no arrays; None where nobody knows."""
+    if isinstance(x, tf.data.Dataset):
+        cardinality = int(x.cardinality())
+        return {tf.data.INFINITE_CARDINALITY: math.inf, tf.data.UNKNOWN_CARDINALITY: None}.get(cardinality, cardinality)
+    if isinstance(x, keras.utils.PyDataset):
+        return math.inf if x.num_batches is None else x.num_batches
+    return None
+
+
+def _check_end(batches: float | None, steps: int | None, execution: int, epochs: int) -> None:
+    """Raises where a step would find no data.
+
+    Raises:
+        NotNative: if so many batches do not last.
+    """
+    if batches is None:
+        raise NotNative("this Keras counts a step that finds no data, and nobody knows where this data ends")
+    taken = -(-(steps or batches) // execution) * execution * (epochs if steps else 1)
+    if taken > batches:
+        raise NotNative("this Keras counts a step that finds no data, and loses the others of its execution")

@@ -161,8 +161,10 @@ class Prediction:
             outputs = self._forward([a[at : at + chunk] for a in self._flat], params)
             found.append(outputs)
             if callbacks is not None:
-                last = at // self._size + execution - 1 if each else math.ceil(min(at + chunk, rows) / self._size) - 1
-                callbacks.on_predict_batch_end(last, {"outputs": self._forward.packed(outputs)})
+                told = math.ceil(min(at + chunk, rows) / self._size) - 1
+                if each:
+                    told = private.step_told_after(at // self._size, execution)
+                callbacks.on_predict_batch_end(told, {"outputs": self._forward.packed(outputs)})
             if self._model.stop_predicting:
                 break
         return _joined(found)
@@ -175,8 +177,8 @@ class Prediction:
             callbacks.on_predict_batch_begin(first)
             outputs = [self._forward(self._forward.inputs.flat(private.unpack(b)[0]), params) for b in batches]
             found += outputs
-            last = first + len(batches) - 1
-            callbacks.on_predict_batch_end(last, {"outputs": self._forward.packed(_joined(outputs))})
+            told = private.step_told_after(first, len(batches))
+            callbacks.on_predict_batch_end(told, {"outputs": self._forward.packed(_joined(outputs))})
             if self._model.stop_predicting:
                 break
         return _joined(found)

@@ -58,6 +58,9 @@ class ArraySource:
         steps_per_epoch: as in `fit`; None for all rows.
         shuffle: as in `fit`.
         execution: how many steps `compile` says are taken at a time.
+
+    Attributes:
+        batches: how many all rows are.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class ArraySource:
         if not size:
             size = -(-batch.rows // steps_per_epoch) if steps_per_epoch else 32
         self._size = int(size)
-        self._batches = -(-batch.rows // self._size)
+        self.batches = -(-batch.rows // self._size)
         self._steps_per_epoch = steps_per_epoch
         self._shuffle = shuffle
         self._execution = execution
@@ -78,7 +81,7 @@ class ArraySource:
     @property
     def steps(self) -> int:
         """Of an epoch."""
-        return self._steps_per_epoch or self._batches
+        return self._steps_per_epoch or self.batches
 
     @property
     def even(self) -> bool:
@@ -104,7 +107,7 @@ class ArraySource:
             self._begin_pass()
         assert self._at is not None
         wanted = -(-self.steps // self._execution) * self._execution
-        most = min(wanted, self._batches - self._at)
+        most = min(wanted, self.batches - self._at)
         each = most if whole else self._execution
         for first in range(0, most, each or 1):
             taken = min(each, most - first)
@@ -118,7 +121,7 @@ class ArraySource:
                 "when building your dataset.",
                 stacklevel=2,
             )
-        if self._at >= self._batches:
+        if self._at >= self.batches:
             self._at = None
 
     def _piece(self, batch: int, batches: int) -> Piece:

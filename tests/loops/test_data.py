@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from fusedsplit.loops import _keras_private as private
 from tests.loops.side_by_side import (
     IS_OLD,
     ROWS,
@@ -92,6 +93,10 @@ def test_what_gives_batches_trains_as_arrays_do(expected, kind):
         data = Sequence()
     else:
         data, options = batches(), {"steps_per_epoch": 3}
+    if kind == "generator" and private.counts_steps_past_the_end():
+        with pytest.raises(ValueError, match="nobody knows where this data ends"):
+            native(data, batch_size=None, **options)
+        return
     found = native(data, batch_size=None, **options)
     assert_same(expected, found, rtol=1e-15)
 
@@ -113,6 +118,27 @@ def test_validation_data_by_a_generator_and_a_dataset():
     check(
         branches, sgd(), X, Y, validation_data=(X[:20], Y[:20], W[:20]), validation_batch_size=7, validation_freq=[1, 3]
     )
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_validation_of_some_steps(repeated, steps):
+    """Each from the beginning, or, before Keras 3.7, where the last one ended."""
+    held = tf.data.Dataset.from_tensor_slices((X[:20], Y[:20])).batch(7).repeat() if repeated else (X[:20], Y[:20])
+    check(branches, sgd(), X, Y, validation_data=held, validation_steps=steps, validation_batch_size=7)
+
+
+def test_a_dataset_of_unknown_length():
+    """Keras before 3.7 looks for its end with a step that counts: that is left to it."""
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).filter(lambda x, y: True).batch(16)
+    if not private.counts_steps_past_the_end():
+        check(branches, sgd(), data, batch_size=None)
+        return
+    compiled = sgd(run_eagerly=False)
+    train = lambda model: model.fit(data, epochs=2, verbose=0)  # noqa: E731
+    by_keras, left = run(branches, compiled, train, "keras"), run(branches, compiled, train, "auto")
+    assert_same(by_keras, left)
+    assert by_keras.model.optimizer.iterations.numpy() > 6
 
 
 @pytest.mark.parametrize("execution", [1, 2, 4])

@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 
 import fusedsplit as fs
+from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops import variables
 from tests.loops.side_by_side import ROWS, X, Y, assert_same, branches, close, run
 
 OPTIONS = {"batch_size": 16, "shuffle": False, "verbose": 0}
+
+
+@pytest.fixture
+def interruptible():
+    """A shell's background jobs are deaf to interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def adam():
@@ -49,6 +58,7 @@ def test_an_exception_in_a_callback(hook, at, error):
     assert_same(*(run(branches, adam, train, loop) for loop in ("keras", "native")))
 
 
+@pytest.mark.skipif(private.counts_steps_past_the_end(), reason="a generator is left to this Keras")
 def test_an_exception_in_a_generator():
     def data():
         yield X[:16], Y[:16]
@@ -67,15 +77,7 @@ def test_an_exception_in_a_generator():
         close(a, b, 1e-15)
 
 
-@pytest.fixture
-def heard():
-    """An interrupt is an exception, even where the process was started in the background and told to ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_an_interrupt_within_an_epoch_that_nobody_watches(heard):
+def test_an_interrupt_within_an_epoch_that_nobody_watches(interruptible):
     """No callback is asked until the end: the signal is heard between two calls of the core."""
     x, y = np.tile(X, (4000, 1)), np.tile(Y, (4000, 1))
     model = fs.fuse(branches(), loop="native")
