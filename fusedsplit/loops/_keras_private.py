@@ -136,6 +136,27 @@ def loss_entries(model: Any) -> list[LossEntry]:
     return [LossEntry(*entry, tracker, weighted) for entry, tracker in zip(found, trackers)]
 
 
+def check_named(model: Any, y: Any, names: set[str]) -> None:
+    """Raises where Keras 3.5 would take targets or predictions out of dicts, which it then misses.
+
+    Raises:
+        NotNative: if so.
+    """
+    if takes_targets_by_name(model):
+        return
+    for given in (y, model._compile_loss._user_loss if model._compile_loss is not None else None):
+        if isinstance(given, dict) and set(given) != names:
+            raise NotNative("this Keras takes only losses and targets of all outputs of a dict")
+
+
+def keys_of_targets(model: Any, names: set[str]) -> set[str]:
+    """The keys of the targets that the built losses of a model, which gives a dict, take."""
+    if not takes_targets_by_name(model):
+        return names
+    built = model._compile_loss._y_true_build_structure
+    return set(built) if isinstance(built, dict) else set()
+
+
 def takes_targets_by_name(model: Any) -> bool:
     """Whether a dict of targets is taken apart by the outputs' names, where those are a list."""
     return hasattr(model._compile_loss, "_flat_losses")
@@ -164,14 +185,25 @@ def wrapped(function: Any) -> Any:
 # Metrics.
 
 
-def metric_entries(model: Any) -> list[tuple[Any, int, bool]]:
-    """(metric, output, whether it is weighted) of a model whose metrics are built."""
+def metric_entries(model: Any, keys: Sequence[str] | None) -> list[tuple[Any, int, bool]]:
+    """(metric, output, whether it is weighted) of a model whose metrics are built; `keys` are those of outputs that are
+    a dict, which metrics may take in another order.
+
+    Raises:
+        NotNative: if they take them by names that the outputs do not have.
+    """
     compiled = model._compile_metrics
     if compiled is None:
         return []
+    places: Sequence[int] = range(len(compiled._flat_metrics))
+    if keys is not None:
+        taken = getattr(compiled, "_resolved_output_names", compiled.output_names) or keys
+        if sorted(taken) != sorted(keys):
+            raise NotNative("this Keras' metrics go by the names of layers, which are not those of the outputs")
+        places = [keys.index(name) for name in taken]
     found = []
     for lists, weighted in ((compiled._flat_metrics, False), (compiled._flat_weighted_metrics, True)):
-        for output, metrics in enumerate(lists):
+        for output, metrics in zip(places, lists):
             found += [(metric, output, weighted) for metric in (metrics.metrics if metrics else ())]
     return found
 

@@ -33,25 +33,29 @@ class Compiled:
         self.inputs = Inputs(whole)
         self.whole = whole
         self.dtype = whole.region.dtype
-        self._names = private.output_names(model)
+        self._keyed = isinstance(whole.structure, dict)
+        self._names = data.keys(whole.structure) if self._keyed else private.output_names(model)
         outputs = [whole.region.outputs[i] for i in whole.order]
         if whole.region.lead != 1 or any(len(tensor.shape) != 2 for tensor in outputs):
             raise NotNative("its outputs have more axes than rows and columns")
-        if isinstance(whole.structure, dict):
-            raise NotNative("its outputs are a dict")
         self._widths = [int(tensor.shape[1]) for tensor in outputs]
         self._by_name = private.takes_targets_by_name(model)
+        self._keys = set(self._names)
+        if self._keyed:
+            private.check_named(model, y, self._keys)
         self._build(model, x, y, sample_weight, whole.region.training)
-        self.losses = losses.compiled(model, self.dtype, self._widths)
+        if self._keyed:
+            self._keys = private.keys_of_targets(model, self._keys)
+        self.losses = losses.compiled(model, self.dtype, self._widths, self._names)
         self._kinds = [(known.loss.output, known.loss.name) for known in self.losses]
-        self.metrics = metrics.compiled(model, self.dtype, dict(self._kinds))
+        self.metrics = metrics.compiled(model, self.dtype, dict(self._kinds), self._names if self._keyed else None)
 
     @staticmethod
     def _build(model: Any, x: Any, y: Any, sample_weight: Any, training: bool) -> None:
         if y is None:
             raise NotNative("there are no targets")
         inputs, targets = (keras.tree.map_structure(data.array, part) for part in (x, y))
-        weights = None if sample_weight is None else keras.tree.map_structure(data.array, sample_weight)
+        weights = keras.tree.map_structure(lambda w: None if w is None else data.array(w), sample_weight)
         try:
             private.symbolic_build(model, inputs, targets, weights, optimizer=training)
         except Exception as error:  # Keras' own loop will say the same
@@ -66,10 +70,11 @@ class Compiled:
         flat = self.inputs.flat(x)
         if y is None:
             raise NotNative("there are no targets")
-        given = data.spread(y, self._names, self._by_name, "y")
-        targets = [None if t is None else data.array(t) for t in given]
-        if isinstance(y, Mapping) and sample_weight is not None and len(self._names) > 1:
+        targets = [None if t is None else data.array(t) for t in self._spread(y, "y")]
+        if isinstance(y, Mapping) and sample_weight is not None and len(self._names) > 1 and not self._keyed:
             raise NotNative("targets by name beside sample weights")
+        if isinstance(sample_weight, Mapping) and not isinstance(y, Mapping):
+            raise NotNative("sample weights by name beside targets that are not")
         weights = self._weights(sample_weight)
         inputs = self.inputs.rows(flat)
         rows = len(inputs[0])
@@ -102,11 +107,19 @@ class Compiled:
         make = data.classes if loss == SPARSE else data.target
         return make(y, self._widths[output], self.dtype)
 
+    def _spread(self, value: Any, what: str) -> list[Any]:
+        """What is given for each output, in their order."""
+        if self._keyed:
+            return data.by_key(value, self._names, self._keys, what)
+        return data.spread(value, self._names, self._by_name, what)
+
     def _weights(self, sample_weight: Any) -> list[np.ndarray | None]:
         if sample_weight is None or not isinstance(sample_weight, (Mapping, list, tuple)):
             one = None if sample_weight is None else data.weight(sample_weight, self.dtype)
             return [one] * len(self._names)
-        given = data.spread(sample_weight, self._names, self._by_name, "sample_weight")
+        given = self._spread(sample_weight, "sample_weight")
+        if not self._by_name and any(w is None for w in given):
+            raise NotNative("this Keras takes no None among sample weights")
         return [None if w is None else data.weight(w, self.dtype) for w in given]
 
     def on_plan(self, **training: Any) -> tuple[Plan, Recipe, list[int]]:

@@ -131,6 +131,41 @@ def spread(value: Any, names: Sequence[str], by_name: bool, what: str) -> list[A
     return list(value)
 
 
+def keys(structure: Mapping[str, Any]) -> list[str]:
+    """The keys of outputs that are a dict, in the order in which Keras flattens them.
+
+    Raises:
+        NotNative: if it is more than a plain dict of tensors.
+    """
+    if type(structure) is not dict or not all(isinstance(key, str) for key in structure):
+        raise NotNative("its outputs are no plain dict")
+    if not all(isinstance(tensor, keras.KerasTensor) for tensor in structure.values()):
+        raise NotNative("its outputs are a structure of structures")
+    flat: list[str] = keras.tree.flatten({key: key for key in structure})
+    return flat
+
+
+def by_key(value: Any, names: Sequence[str], given: set[str], what: str) -> list[Any]:
+    """What is given for each output of a model that gives a dict, in the order of the outputs.
+
+    Args:
+        value: a dict; the one output of a dict may have its array alone.
+        names: the keys of the outputs, in their order.
+        given: those of them that have something, the same at each call; None stands for the others.
+        what: its name in messages.
+
+    Raises:
+        NotNative: if Keras has to sort it out.
+    """
+    if len(names) == 1 and not isinstance(value, (Mapping, list, tuple)):
+        return [value]
+    if type(value) is not dict:
+        raise NotNative(f"{what} is a {type(value).__name__}, the model gives a dict")
+    if set(value) != given:
+        raise NotNative(f"{what} is a dict by other names than the outputs'")
+    return [value.get(name) for name in names]
+
+
 def target(y: np.ndarray, width: int, dtype: str) -> np.ndarray:
     """What an output is to be, (rows, width) in the plan's dtype.
 

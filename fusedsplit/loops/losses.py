@@ -91,8 +91,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool) else float(value)
 
 
-def compiled(model: Any, dtype: str, widths: Sequence[int]) -> list[CompiledLoss]:
+def compiled(model: Any, dtype: str, widths: Sequence[int], names: Sequence[str]) -> list[CompiledLoss]:
     """The losses of a compiled model whose losses are built.
+
+    Args:
+        model: compiled.
+        dtype: what it computes in.
+        widths: of its outputs.
+        names: of its outputs, or their keys in a dict.
 
     Raises:
         NotNative: if the native step does not compute one of them.
@@ -104,18 +110,17 @@ def compiled(model: Any, dtype: str, widths: Sequence[int]) -> list[CompiledLoss
         raise NotNative(f"the losses are summed in {private.compile_loss_dtype(model)}, the model computes in {dtype}")
     found = []
     for entry in entries:
-        output = _output(model, entry.path, len(widths))
+        output = _output(entry.path, names)
         weight = 1.0 if entry.weight is None else float(entry.weight)
         loss = dataclasses.replace(described(entry.loss, dtype, widths[output]), output=output, weight=weight)
         found.append(CompiledLoss(loss, entry.tracker, weight if entry.tracks_weighted else 1.0))
     return found
 
 
-def _output(model: Any, path: tuple[Any, ...], outputs: int) -> int:
+def _output(path: tuple[Any, ...], names: Sequence[str]) -> int:
     """The output of a model that a path within its structure leads to."""
-    if outputs == 1:
+    if len(names) == 1:
         return 0
-    names = private.output_names(model)
     if len(path) == 1 and isinstance(path[0], int):
         return path[0]
     if len(path) == 1 and path[0] in names:

@@ -65,13 +65,14 @@ class CompiledMetrics:
         return self.collected + self.stepped
 
 
-def compiled(model: Any, dtype: str, losses: dict[int, str]) -> CompiledMetrics:
+def compiled(model: Any, dtype: str, losses: dict[int, str], keys: Sequence[str] | None) -> CompiledMetrics:
     """The metrics of a model whose metrics are built.
 
     Args:
         model: compiled.
         dtype: what it computes in.
         losses: output -> the name of the loss whose targets the core is given for it.
+        keys: of its outputs, where they are a dict.
 
     Raises:
         NotNative: if it has metrics that it was not compiled with.
@@ -80,7 +81,7 @@ def compiled(model: Any, dtype: str, losses: dict[int, str]) -> CompiledMetrics:
     if foreign:
         raise NotNative(f"the metric {foreign[0].name!r} was not given to compile")
     summed, collected, stepped = [], [], []
-    for metric, output, weighted in private.metric_entries(model):
+    for metric, output, weighted in private.metric_entries(model, keys):
         use = MetricUse(metric, output, weighted)
         native = _summed(use, dtype, losses.get(output))
         if native is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 try:
@@ -22,7 +24,8 @@ Predict = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
 def predict_of(source: Any) -> tuple[Predict | None, list[str]]:
-    """What computes all outputs from all inputs, flat, weights folded; or None, and why there is none."""
+    """What computes all outputs from all inputs, flat as Keras flattens them, weights folded; or None, and why there is
+    none."""
     if _MISSING:
         return None, [_MISSING]
     try:
@@ -30,8 +33,10 @@ def predict_of(source: Any) -> tuple[Predict | None, list[str]]:
     except (ValueError, NativeError) as error:
         return None, [" ".join(str(error).split())]
 
+    places = structure.pack(predictor.inputs, itertools.count())
+
     def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        outputs = predictor(structure.pack(predictor.inputs, iter(inputs)))
-        return [np.asarray(y, np.float64) for y in structure.flatten(predictor.outputs, outputs, "outputs")]
+        outputs = predictor(keras.tree.pack_sequence_as(places, list(inputs)))
+        return [np.asarray(y, np.float64) for y in keras.tree.flatten(outputs)]
 
     return predict, []

@@ -75,7 +75,7 @@ class _Step:
 
     @property
     def _y(self) -> Any:
-        return self._targets[0] if len(self._targets) == 1 else self._targets
+        return _as_outputs(self._fused, self._targets)
 
     def _restore(self) -> None:
         for variable, value in zip(self._state, self._begin):
@@ -123,9 +123,8 @@ class _Step:
             *y, ones = tensors[count:]
             with dispatch.use_backend("reference"):
                 outputs = plain(keras.tree.pack_sequence_as(structure, tensors[:count]), training=True)
-            if len(y) == 1:
-                return plain.compute_loss(y=y[0], y_pred=outputs, sample_weight=ones)
-            return plain.compute_loss(y=y, y_pred=outputs, sample_weight=[ones] * len(y))
+            targets, weights = _as_outputs(plain, y), _as_outputs(plain, [ones] * len(y))
+            return plain.compute_loss(y=targets, y_pred=outputs, sample_weight=weights)
 
         def step(tensors: list[Any]) -> list[Any]:
             variables = plain.trainable_variables
@@ -137,6 +136,14 @@ class _Step:
         loss([*map(tf.constant, given)])  # which builds what is built at a first call
         self._restore()
         return step
+
+
+def _as_outputs(model: Any, values: Sequence[Any]) -> Any:
+    """One for each output of a model, as a model takes its targets."""
+    structure = private.same_graph(model)[1]
+    if isinstance(structure, dict):
+        return keras.tree.pack_sequence_as(structure, list(values))
+    return values[0] if len(values) == 1 else list(values)
 
 
 def _floats(arrays: Tensors) -> Tensors:
@@ -173,7 +180,11 @@ def _losses(model: FusedModel) -> list[str]:
     """The name of the loss of each output; "" where there is none."""
     given, outputs = model.loss, keras.tree.flatten(model.outputs)
     if isinstance(given, dict):
-        given = [given.get(name) for name in private.output_names(model)]
+        structure = private.same_graph(model)[1]
+        names = private.output_names(model)
+        if isinstance(structure, dict):
+            names = keras.tree.flatten({name: name for name in structure})
+        given = [given.get(name) for name in names]
     given = list(given) if isinstance(given, (list, tuple)) else [given] * len(outputs)
     found = []
     for loss, output in zip(given, outputs):

@@ -31,6 +31,7 @@ class Traced:
 
     def __init__(self, function: Callable[[list[tf.Tensor]], list[tf.Tensor]], arrays: Sequence[np.ndarray]):
         signature = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
+        self._kept = function  # which keeps the variables that the graph knows weakly
         self._function = tf.function(function, autograph=False).get_concrete_function(signature)
         self._double: _Double | None = None
 

@@ -52,6 +52,14 @@ def two_outputs() -> keras.Model:
     return keras.Model([x, z], [number, probs])
 
 
+def dict_of_outputs(number: str = "number", kind: str = "kind") -> keras.Model:
+    """The outputs of `two_outputs` by key; the order of the keys is not theirs, the layers' names may be."""
+    x = Input((6,), name="x")
+    h = Dense(8, activation="relu", name="stem")(x)
+    outputs = {"number": Dense(1, name=number)(h[:, :5]), "kind": Dense(3, activation="softmax", name=kind)(h[:, 3:])}
+    return keras.Model(x, outputs)
+
+
 def regularized() -> keras.Model:
     x = Input((6,), name="x")
     h = Dense(5, activation="relu", kernel_regularizer="l2", bias_regularizer=keras.regularizers.L1(0.01), name="a")(x)
