@@ -24,8 +24,7 @@ Predict = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 
 def predict_of(source: Any) -> tuple[Predict | None, list[str]]:
-    """What computes all outputs from all inputs, flat as Keras flattens them, weights folded; or None, and why there is
-    none."""
+    """What computes all outputs from all inputs, weights folded, both flat as Keras has them; or None, and why not."""
     if _MISSING:
         return None, [_MISSING]
     try:
@@ -33,10 +32,11 @@ def predict_of(source: Any) -> tuple[Predict | None, list[str]]:
     except (ValueError, NativeError) as error:
         return None, [" ".join(str(error).split())]
 
-    places = structure.pack(predictor.inputs, itertools.count())
+    # Keras orders a dict by its keys, a predictor as the dict is.
+    takes = structure.pack(predictor.inputs, itertools.count())
 
     def predict(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        outputs = predictor(keras.tree.pack_sequence_as(places, list(inputs)))
+        outputs = predictor(keras.tree.pack_sequence_as(takes, list(inputs)))
         return [np.asarray(y, np.float64) for y in keras.tree.flatten(outputs)]
 
     return predict, []

@@ -223,6 +223,16 @@ def test_a_wrong_backend_fails_but_not_in_float64(pair, monkeypatch):
     assert [(row.backend, row.order) for row in report.rows if not row.ok] == [("tf", "value")]
 
 
+def test_dicts_that_are_not_sorted():
+    """Keras orders them by their keys, a predictor as they are: both are fed and read in the right order."""
+    inputs = {name: keras.Input((size,), name=name) for name, size in (("b", 4), ("a", 3), ("unused", 2))}
+    h = kl.Concatenate()([kl.Dense(5, activation="relu")(inputs[name]) for name in ("a", "b")])
+    model = keras.Model(inputs, {"z": kl.Dense(2)(h), "y": [kl.Dense(2)(h), kl.Dense(2)(h)]})
+    report = fs.check(model)
+    assert report.ok, report
+    assert any(row.backend == "predictor" for row in report.rows)
+
+
 def test_dropout_draws_the_same_in_both(model):
     other = keras.models.clone_model(model)
     other.set_weights(model.get_weights())
