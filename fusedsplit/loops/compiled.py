@@ -35,10 +35,7 @@ class Compiled:
         self.dtype = whole.region.dtype
         self._keyed = isinstance(whole.structure, dict)
         self._names = data.keys(whole.structure) if self._keyed else private.output_names(model)
-        outputs = [whole.region.outputs[i] for i in whole.order]
-        if whole.region.lead != 1 or any(len(tensor.shape) != 2 for tensor in outputs):
-            raise NotNative("its outputs have more axes than rows and columns")
-        self._widths = [int(tensor.shape[1]) for tensor in outputs]
+        self._widths = widths(whole)
         self._by_name = private.takes_targets_by_name(model)
         self._keys = set(self._names)
         if self._keyed:
@@ -46,7 +43,8 @@ class Compiled:
         self._build(model, x, y, sample_weight, whole.region.training)
         if self._keyed:
             self._keys = private.keys_of_targets(model, self._keys)
-        self.losses = losses.compiled(model, self.dtype, self._widths, self._names)
+        self.losses = losses.compiled(model, self.dtype, self._widths, self._names, whole.region.lead)
+        self._spread_out = all(known.loss.reduction != "mean_with_sample_weight" for known in self.losses)
         self._kinds = [(known.loss.output, known.loss.name) for known in self.losses]
         self.metrics = metrics.compiled(model, self.dtype, dict(self._kinds), self._names if self._keyed else None)
 
@@ -77,18 +75,21 @@ class Compiled:
             raise NotNative("sample weights by name beside targets that are not")
         weights = self._weights(sample_weight)
         inputs = self.inputs.rows(flat)
-        rows = len(inputs[0])
+        rows, *others = self.inputs.leading(flat)
+        within = tuple(others)
         if any(a is not None and len(a) != rows for a in (*flat, *targets, *weights)):
             raise NotNative("the arrays have different numbers of rows")
-        if rows == 0:
+        if len(inputs[0]) == 0:
             raise NotNative("there are no rows")
+        of_core = [w if w is None else data.weight(w, within, self.dtype, self._spread_out) for w in weights]
         return Batch(
             rows,
+            within,
             inputs,
-            [self._target(targets[output], output, name) for output, name in self._kinds],
-            [weights[output] for output, _ in self._kinds],
+            [self._target(targets[output], within, output, name) for output, name in self._kinds],
+            [of_core[output] for output, _ in self._kinds],
             targets,
-            weights,
+            weights if within else of_core,
         )
 
     def shapes(self) -> list[tuple[Any, int, Any, tuple[int, ...]]]:
@@ -101,11 +102,11 @@ class Compiled:
         out = ((), np.dtype(np.int64)) if self._kinds[0][1] == SPARSE else ((self._widths[0],), dtype)
         return [(dtype, shape[1], out[1], out[0])]
 
-    def _target(self, y: np.ndarray | None, output: int, loss: str) -> np.ndarray:
+    def _target(self, y: np.ndarray | None, within: tuple[int, ...], output: int, loss: str) -> np.ndarray:
         if y is None:
             raise NotNative("there is no target for an output that has a loss")
         make = data.classes if loss == SPARSE else data.target
-        return make(y, self._widths[output], self.dtype)
+        return make(y, within, self._widths[output], self.dtype)
 
     def _spread(self, value: Any, what: str) -> list[Any]:
         """What is given for each output, in their order."""
@@ -114,13 +115,16 @@ class Compiled:
         return data.spread(value, self._names, self._by_name, what)
 
     def _weights(self, sample_weight: Any) -> list[np.ndarray | None]:
+        """Those of each output, as they are given."""
         if sample_weight is None or not isinstance(sample_weight, (Mapping, list, tuple)):
-            one = None if sample_weight is None else data.weight(sample_weight, self.dtype)
+            one = None if sample_weight is None else data.array(sample_weight)
+            if one is not None and len(self._names) > 1 and one.shape[1:] not in ((), (1,)):
+                raise NotNative(f"sample weights of shape {one.shape} for several outputs")
             return [one] * len(self._names)
         given = self._spread(sample_weight, "sample_weight")
         if not self._by_name and any(w is None for w in given):
             raise NotNative("this Keras takes no None among sample weights")
-        return [None if w is None else data.weight(w, self.dtype) for w in given]
+        return [None if w is None else data.array(w) for w in given]
 
     def on_plan(self, **training: Any) -> tuple[Plan, Recipe, list[int]]:
         """The plan of the region, the recipe for it, and for each output of the model its place among the plan's."""
@@ -132,6 +136,18 @@ class Compiled:
         placed: list[Loss] = losses.placed(self.losses, outputs, ends)
         summed: list[Metric] = [metrics.placed(metric, outputs) for _, metric in self.metrics.summed]
         return plan, Recipe(losses=tuple(placed), metrics=tuple(summed), **training), outputs
+
+
+def widths(whole: Any) -> list[int]:
+    """The columns of each output of a model that is one region.
+
+    Raises:
+        NotNative: if one has more than the rows of the core and these.
+    """
+    outputs = [whole.region.outputs[i] for i in whole.order]
+    if any(len(tensor.shape) != whole.region.lead + 1 for tensor in outputs):
+        raise NotNative("a row of its outputs has more axes than one of columns")
+    return [int(tensor.shape[-1]) for tensor in outputs]
 
 
 def _last(plan: Plan, place: int) -> str:

@@ -19,7 +19,8 @@ class Batch:
 
     Attributes:
         rows: how many.
-        inputs: of the plan, (rows, width).
+        within: the sizes of the axes between those of rows and columns: of each row so many are rows of the core.
+        inputs: of the plan, (rows of the core, width).
         targets: for each loss.
         weights: for each loss, or None.
         y: for each output of the model, what Keras' metrics are given; None where there is nothing.
@@ -27,11 +28,17 @@ class Batch:
     """
 
     rows: int
+    within: tuple[int, ...]
     inputs: list[np.ndarray]
     targets: list[np.ndarray]
     weights: list[np.ndarray | None]
     y: list[np.ndarray | None]
     sample_weight: list[np.ndarray | None]
+
+    @property
+    def positions(self) -> int:
+        """How many rows of the core one row is."""
+        return math.prod(self.within)
 
 
 def array(x: Any) -> np.ndarray:
@@ -98,10 +105,15 @@ class Inputs:
             raise NotNative(f"an input of shape {x.shape} is given for one of {tuple(shape)}")
         return x
 
+    def leading(self, flat: Sequence[np.ndarray]) -> tuple[int, ...]:
+        """The sizes of the axes that are rows of the core."""
+        shape: tuple[int, ...] = flat[self._places[0]].shape
+        return shape[: self.lead]
+
     def rows(self, flat: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The inputs of the plan, of the same rows."""
         found = []
-        leading = flat[self._places[0]].shape[: self.lead]
+        leading = self.leading(flat)
         for place in self._places:
             x, (dtype, _) = flat[place], self.specs[place]
             if x.shape[: self.lead] != leading:
@@ -166,22 +178,22 @@ def by_key(value: Any, names: Sequence[str], given: set[str], what: str) -> list
     return [value.get(name) for name in names]
 
 
-def target(y: np.ndarray, width: int, dtype: str) -> np.ndarray:
-    """What an output is to be, (rows, width) in the plan's dtype.
+def target(y: np.ndarray, within: tuple[int, ...], width: int, dtype: str) -> np.ndarray:
+    """What an output is to be, (rows of the core, width) in the plan's dtype.
 
     Raises:
         NotNative: if it has another shape than the output.
     """
     if y.ndim == 1 and width == 1:
         y = y[:, np.newaxis]
-    if y.shape[1:] != (width,):
-        raise NotNative(f"a target of shape {y.shape} is given for an output of {width} columns")
-    return np.ascontiguousarray(y, dtype)
+    if y.shape[1:] != (*within, width):
+        raise NotNative(f"a target of shape {y.shape} is given for an output of {(*within, width)}")
+    return np.ascontiguousarray(y.reshape(-1, width), dtype)
 
 
-def classes(y: np.ndarray, width: int, dtype: str) -> np.ndarray:
+def classes(y: np.ndarray, within: tuple[int, ...], width: int, dtype: str) -> np.ndarray:
     """The class that an output is to say, as integers."""
-    if y.shape[1:] not in ((), (1,)):
+    if y.shape[1:] not in (within, (*within, 1)):
         raise NotNative(f"a target of shape {y.shape} is given for a loss that takes classes")
     if y.dtype.kind == "f":
         y = y.astype(dtype).astype(np.int64)
@@ -190,16 +202,25 @@ def classes(y: np.ndarray, width: int, dtype: str) -> np.ndarray:
     return np.ascontiguousarray(y.reshape(-1))
 
 
-def weight(sample_weight: Any, dtype: str) -> np.ndarray:
-    """A weight for each row.
+def weight(sample_weight: Any, within: tuple[int, ...], dtype: str, spread_out: bool) -> np.ndarray:
+    """A weight for each row of the core.
+
+    Args:
+        sample_weight: of as many axes as those have; where there is but one of rows, another of one column may follow.
+        within: the sizes of the other axes.
+        dtype: of the plan.
+        spread_out: whether an axis of one stands for all along it.
 
     Raises:
-        NotNative: if it is one for each of several columns.
+        NotNative: if it has another shape, of which Keras makes something else, or an error.
     """
     given = array(sample_weight)
-    if given.shape[1:] not in ((), (1,)):
+    if not within and given.shape[1:] == (1,):
+        given = given[:, 0]
+    allowed = [(n, 1) if spread_out else (n,) for n in within]
+    if given.ndim != 1 + len(within) or any(n not in sizes for n, sizes in zip(given.shape[1:], allowed)):
         raise NotNative(f"sample weights of shape {given.shape}")
-    return np.ascontiguousarray(given.reshape(-1), dtype)
+    return np.ascontiguousarray(np.broadcast_to(given, (len(given), *within)).reshape(-1), dtype)
 
 
 def class_weights(y: Any, class_weight: Mapping[int, float]) -> np.ndarray:

@@ -9,6 +9,7 @@ from fusedsplit.loops import choice, given
 from fusedsplit.loops.callbacks import Watch
 from fusedsplit.loops.compiled import Compiled
 from fusedsplit.loops.evaluate import Evaluation
+from fusedsplit.loops.reasons import NotNative
 from fusedsplit.loops.sources import Execution
 from fusedsplit.loops.totals import Totals
 from fusedsplit.loops.training import Training
@@ -67,6 +68,8 @@ class Fit:
         self._compiled, self._training = trained(model, *first)
         if first[0] is not x:
             self._compiled.batch(*first)
+        if arguments["class_weight"] is not None and self._compiled.inputs.lead > 1:
+            raise NotNative("class weights of outputs of more than two axes")
         self._source = given.source(
             self._compiled.batch,
             x,

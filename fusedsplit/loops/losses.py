@@ -54,8 +54,8 @@ class CompiledLoss:
     tracked: float
 
 
-def described(loss: Any, dtype: str, width: int) -> Loss:
-    """A loss of Keras of an output `width` wide, which is named by the caller.
+def described(loss: Any, dtype: str, width: int, lead: int = 1) -> Loss:
+    """A loss of Keras of an output `width` wide behind `lead` axes of rows, which is named by the caller.
 
     Raises:
         NotNative: if the native step does not compute it.
@@ -72,7 +72,7 @@ def described(loss: Any, dtype: str, width: int) -> Loss:
         raise NotNative(f"the loss {name!r} computes in {loss.dtype}, the model in {dtype}")
     if loss.reduction in (None, "none"):
         raise NotNative(f"the loss {name!r} is not reduced")
-    if kwargs.pop("axis", -1) not in (-1, 1):
+    if kwargs.pop("axis", -1) not in (-1, lead):
         raise NotNative(f"the loss {name!r} is along another axis than the last")
     if kwargs.pop("ignore_class", None) is not None:
         raise NotNative(f"the loss {name!r} ignores a class")
@@ -91,7 +91,7 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool) else float(value)
 
 
-def compiled(model: Any, dtype: str, widths: Sequence[int], names: Sequence[str]) -> list[CompiledLoss]:
+def compiled(model: Any, dtype: str, widths: Sequence[int], names: Sequence[str], lead: int) -> list[CompiledLoss]:
     """The losses of a compiled model whose losses are built.
 
     Args:
@@ -99,6 +99,7 @@ def compiled(model: Any, dtype: str, widths: Sequence[int], names: Sequence[str]
         dtype: what it computes in.
         widths: of its outputs.
         names: of its outputs, or their keys in a dict.
+        lead: how many of their axes are rows.
 
     Raises:
         NotNative: if the native step does not compute one of them.
@@ -112,7 +113,7 @@ def compiled(model: Any, dtype: str, widths: Sequence[int], names: Sequence[str]
     for entry in entries:
         output = _output(entry.path, names)
         weight = 1.0 if entry.weight is None else float(entry.weight)
-        loss = dataclasses.replace(described(entry.loss, dtype, widths[output]), output=output, weight=weight)
+        loss = dataclasses.replace(described(entry.loss, dtype, widths[output], lead), output=output, weight=weight)
         found.append(CompiledLoss(loss, entry.tracker, weight if entry.tracks_weighted else 1.0))
     return found
 

@@ -65,9 +65,15 @@ class Totals:
         """The outputs of the model that metrics want to see."""
         return {use.output for use in self._metrics.updated}
 
-    def add(self, steps: Steps, extra: float = 0.0) -> None:
-        """The losses and summed metrics of some steps; `extra` is what each batch's loss is beyond the core's."""
-        rows = steps.rows
+    def add(self, steps: Steps, extra: float = 0.0, positions: int = 1) -> None:
+        """The losses and summed metrics of some steps.
+
+        Args:
+            steps: of the core.
+            extra: what each batch's loss is beyond the core's.
+            positions: how many rows of the core one of the data is: Keras' metrics take the mean over these.
+        """
+        rows = steps.rows // positions
         seen = int(rows.sum())
         self._loss += float(steps.losses[:, 0] @ rows) + extra * seen
         self._rows += seen
@@ -76,7 +82,7 @@ class Totals:
             self._each += rows @ each if self._even else each.sum(0)
             self._counts += seen if self._even else len(rows)
         if self._summed:
-            self._sums += steps.metrics.sum(0)
+            self._sums += steps.metrics.sum(0) / positions
 
     def show(self, batch: Batch, taken: Any, outputs: list[Any]) -> None:
         """Shows rows to the metrics that want to see them.
@@ -91,6 +97,8 @@ class Totals:
         if self._metrics.stepped:
             self._step(y, outputs, weights)
         if self._metrics.collected:
+            if self._waiting and _shapes(outputs) != _shapes(self._waiting[0][1]):
+                self._give()
             self._waiting.append((y, outputs, weights))
             self._rows_waiting += next(len(a) for a in outputs if a is not None)
             if self._rows_waiting >= COLLECTED_ROWS:
@@ -133,6 +141,11 @@ class Totals:
                 _set(known.tracker, float(each), self._counts)
         for (use, _), (total, count) in zip(self._metrics.summed, self._sums):
             _set(use.metric, float(total), float(count))
+
+
+def _shapes(outputs: list[Any]) -> list[Any]:
+    """Of a row of each."""
+    return [None if a is None else a.shape[1:] for a in outputs]
 
 
 def _joined(parts: tuple[Any, ...]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops import losses, optimizers
 from fusedsplit.loops.compiled import Compiled
+from fusedsplit.loops.data import Batch
 from fusedsplit.loops.reasons import NotNative
 from fusedsplit.loops.sources import Piece
 from fusedsplit.loops.totals import Totals
@@ -21,6 +22,8 @@ from fusedsplit.plan import Plan
 
 # A call of the core ends after so long, so that an interrupt or a progress bar need not wait.
 SECONDS = 0.1
+# Rows of the core that are told apart in one call, where a row of the data is several.
+_MOST_PLACES = 1 << 20
 
 
 class Core:
@@ -49,28 +52,47 @@ class Core:
         self, piece: Piece, rates: np.ndarray, totals: Totals, seconds: float | None = None, extra: float = 0.0
     ) -> int:
         """Runs steps of a piece, and notes what they give; returns how many were done."""
-        most = totals.most_rows
+        batch, most = piece.batch, totals.most_rows
+        if batch.within and piece.order is not None:
+            most = min(most or _MOST_PLACES, max(1, _MOST_PLACES // batch.positions))
         steps = piece.steps if most is None else min(piece.steps, max(1, most // piece.size))
         if steps < piece.steps:
             order = np.arange(piece.rows) if piece.order is None else piece.order
             piece = piece._replace(order=order[: steps * piece.size])
         wanted = totals.wanted()
-        outputs = self._buffers(wanted, piece.rows) if wanted else None
-        batch = piece.batch
+        positions = batch.positions
+        outputs = self._buffers(wanted, piece.rows * positions) if wanted else None
         done: Steps = self.trainer.run(
-            batch.inputs, batch.targets, batch.weights, piece.order, piece.size, rates, seconds=seconds, outputs=outputs
+            batch.inputs,
+            batch.targets,
+            batch.weights,
+            _rows_of_core(piece.order, batch),
+            piece.size * positions,
+            rates,
+            seconds=seconds,
+            outputs=outputs,
         )
-        totals.add(done, extra)
+        totals.add(done, extra, positions)
         if outputs is not None and done.done:
-            rows = int(done.rows.sum())
+            rows = int(done.rows.sum()) // positions
             taken = slice(0, rows) if piece.order is None else piece.order[:rows]
             given = [outputs[at] if i in wanted else None for i, at in enumerate(self._outputs)]
-            totals.show(batch, taken, [None if a is None else a[:rows] for a in given])
+            shape = (rows, *batch.within, -1)
+            totals.show(batch, taken, [None if a is None else a[: rows * positions].reshape(shape) for a in given])
         return done.done
 
     def _buffers(self, wanted: set[int], rows: int) -> list[np.ndarray | None]:
         places = {self._outputs[i] for i in wanted}
         return [np.empty((rows, w), self._dtype) if at in places else None for at, w in enumerate(self._widths)]
+
+
+def _rows_of_core(order: np.ndarray | None, batch: Batch) -> np.ndarray | None:
+    """The rows of the core that those of a batch are, taken in some order."""
+    if order is None or not batch.within:
+        return order
+    positions = batch.positions
+    places = order[:, np.newaxis] * positions + np.arange(positions)
+    return np.ascontiguousarray(places.reshape(-1), np.int64)
 
 
 class Training:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from fusedsplit.loops import _keras_private as private
-from fusedsplit.loops import choice, losses, optimizers
+from fusedsplit.loops import choice, compiled, data, losses, optimizers
 from fusedsplit.loops.reasons import NotNative
 
 _NATIVE = "the core"
@@ -33,7 +33,8 @@ def against(model: Any, method: str) -> list[str]:
         return why
     found = model.whole(training=method == "fit")
     if found is not None:
-        why += _of_losses(model, found)
+        why += _of_losses(model, found) + _reason(lambda: compiled.widths(found))
+        why += _reason(lambda: data.keys(found.structure)) if isinstance(found.structure, dict) else []
     if method == "fit":
         why += _reason(lambda: optimizers.described(model.optimizer))
         for variable in model.trainable_variables:
@@ -53,7 +54,7 @@ def _of_losses(model: Any, whole: Any) -> list[str]:
         loss = keras.losses.get(given)
         if not isinstance(loss, keras.losses.Loss):
             loss = private.wrapped(loss)
-        why += _reason(lambda: losses.described(loss, whole.region.dtype, width))  # noqa: B023
+        why += _reason(lambda: losses.described(loss, whole.region.dtype, width, whole.region.lead))  # noqa: B023
     if all(given is None for given in losses_given):
         why.append("the model has no loss besides regularizers")
     return why

@@ -94,7 +94,8 @@ class _Step:
 
     def row(self, found: Tensors, depth: int, rng: np.random.Generator) -> Row:
         dtype = self._fused.whole(training=True).region.dtype  # type: ignore[union-attr]
-        given = [*self._arrays, *self._targets, np.ones(len(self._targets[0]), dtype)]
+        lead = self._fused.whole(training=True).region.lead  # type: ignore[union-attr]
+        given = [*self._arrays, *self._targets, np.ones(self._arrays[0].shape[:lead], dtype)]
         traced = Traced(self._by_keras(given), given)
         own = _floats(traced.run(given))
         self._restore()

@@ -200,5 +200,6 @@ def test_structures_of_structures_are_left_to_keras():
     h = Dense(4)(x)
     model = fs.fuse(keras.Model(x, {"one": [Dense(1)(h), Dense(2)(h)], "two": Dense(2)(h)}), loop="native")
     model.compile("sgd", "mse")
+    assert "structure of structures" in fs.explain(model).loops["fit"]
     with pytest.raises(ValueError, match="structure of structures"):
         model.fit(X, {"one": [Y, np.tile(Y, 2)], "two": np.tile(Y, 2)}, verbose=0)
