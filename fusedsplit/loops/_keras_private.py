@@ -182,6 +182,12 @@ def wrapped(function: Any) -> Any:
     return LossFunctionWrapper(function, name=getattr(function, "__name__", "loss"))
 
 
+def rounds_regularizers() -> bool:
+    """Whether factors of regularizers become float32 before a variable's dtype; in Keras 3.5 they do not, and L1 stays
+    float32."""
+    return "cast" in keras.regularizers.L1L2.__call__.__code__.co_names
+
+
 # Metrics.
 
 

@@ -156,7 +156,7 @@ def regularizer(variable: Any) -> Regularizer | None:
     """The regularizer of a variable.
 
     Raises:
-        NotNative: if it is none of Keras' l1 and l2.
+        NotNative: if it is none of Keras' l1 and l2, or has other factors there than in the core, which rounds them.
     """
     found = variable.regularizer
     kinds = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
@@ -165,4 +165,6 @@ def regularizer(variable: Any) -> Regularizer | None:
     if type(found) not in kinds:
         name = getattr(found, "__name__", type(found).__name__)
         raise NotNative(f"the regularizer {name} of {variable.path!r} is not built natively")
+    if variable.dtype == "float64" and not private.rounds_regularizers():
+        raise NotNative(f"this Keras does not round the factors of the regularizer of {variable.path!r} to float32")
     return Regularizer(float(getattr(found, "l1", 0.0)), float(getattr(found, "l2", 0.0)))

@@ -9,10 +9,10 @@ import tensorflow as tf
 from keras.layers import Conv1D, Dense, Dropout, Flatten, GaussianDropout, Input
 
 import fusedsplit as fs
+from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops import training
 from fusedsplit.native import library
 from tests.loops.side_by_side import (
-    IS_OLD,
     ROWS,
     X,
     Y,
@@ -115,7 +115,7 @@ def test_inference_needs_no_training():
         fit(model)
 
 
-@pytest.mark.skipif(IS_OLD, reason="this Keras' regularizers compute in float32, and are no functions")
+@pytest.mark.skipif(not private.rounds_regularizers(), reason="left to this Keras in float64, and are no functions")
 @pytest.mark.parametrize("kind", ["l1", "own"])
 def test_regularizers(kind):
     x = Input((6,))

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from keras.layers import Dense, Input
 
+import fusedsplit as fs
+from fusedsplit.loops import _keras_private as private
 from tests.loops.cases import HEADS, OPTIMIZERS
-from tests.loops.side_by_side import IS_OLD, ROWS, branches, check, classes, deep, floats, regularized, two_outputs
+from tests.loops.side_by_side import ROWS, branches, check, classes, deep, floats, regularized, two_outputs
 
 X = lambda: floats(ROWS, 6)  # noqa: E731
 
@@ -58,8 +60,14 @@ def test_variables_without_weight_decay():
     check(branches, compiled, X(), floats(ROWS, 1, seed=2))
 
 
-@pytest.mark.skipif(IS_OLD, reason="this Keras' regularizers compute in float32")
 def test_regularizers_of_trainable_variables_count():
+    if not private.rounds_regularizers():
+        x = Input((6,))
+        model = fs.fuse(keras.Model(x, Dense(1, kernel_regularizer="l2")(Dense(4)(x))), loop="native")
+        model.compile("sgd", "mse")
+        with pytest.raises(ValueError, match="does not round"):
+            model.fit(X(), floats(ROWS, 1, seed=2), verbose=0)
+        return
     check(regularized, adam("mse"), X(), floats(ROWS, 1, seed=2), validation_split=0.2)
 
 

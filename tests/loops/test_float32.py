@@ -6,7 +6,7 @@ import pytest
 
 import fusedsplit as fs
 from fusedsplit.bench.precision import keras_in
-from tests.loops.side_by_side import ROWS, branches, classes, floats
+from tests.loops.side_by_side import ROWS, branches, check, classes, floats, regularized
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,3 +38,8 @@ def test_distance_from_double_precision(loss, optimizer, units):
     ours, theirs = (np.linalg.norm(found[0] - exact[0]) for found in (native, by_keras))
     assert 0 < ours <= 2 * theirs
     np.testing.assert_allclose(native[1], exact[1], rtol=1e-5)
+
+
+def test_regularizers():
+    with keras_in("float32"):
+        check(regularized, lambda: {"optimizer": "sgd", "loss": "mse"}, floats(ROWS, 6), floats(ROWS, 1), rtol=1e-5)

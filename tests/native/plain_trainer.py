@@ -137,8 +137,9 @@ class PlainTrainer:
 
     @staticmethod
     def penalty(regularizer: Regularizer, variable: keras.Variable):
+        factors = [float(np.float32(factor)) for factor in (regularizer.l1, regularizer.l2)]  # Keras 3.5 does not round
         with tf.GradientTape() as tape:
-            value = keras.regularizers.L1L2(regularizer.l1, regularizer.l2)(variable.value)
+            value = keras.regularizers.L1L2(*factors)(variable.value)
         return float(value), tape.gradient(value, variable.value).numpy()
 
     @staticmethod
