@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -17,6 +17,16 @@ core = library.core()
 
 ISAS = core.isas()
 LINEAR, RELU, TANH = Activation(), Activation("relu"), Activation("tanh")
+
+
+def by_isa(name: str, values: Sequence, spared: Sequence) -> pytest.MarkDecorator:
+    """Every value on every instruction set; those spared, on all but the newest, in the full run alone."""
+    cells = [
+        pytest.param(isa, value, marks=pytest.mark.full if value in spared and isa != ISAS[-1] else ())
+        for isa in ISAS
+        for value in values
+    ]
+    return pytest.mark.parametrize(("isa", name), cells, indirect=["isa"])
 
 
 def program(plan: Plan, dtype):

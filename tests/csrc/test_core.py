@@ -15,6 +15,7 @@ from tests.csrc.on_core import (
     RELU,
     TANH,
     backward,
+    by_isa,
     core,
     forward,
     numpy_backward,
@@ -94,7 +95,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("rows", [1, 2, 7, 37, 300])
+@by_isa("rows", (1, 2, 7, 37, 300), spared=(300,))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_split_dense(isa, shape, rows, dtype):
     check_exactly(split_dense_plan(*shape, LINEAR, RELU), rows, dtype)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.csrc.numpy_plan import fill, split_dense_plan
-from tests.csrc.on_core import LINEAR, RELU, TANH, backward, check_against_numpy, core, program
+from tests.csrc.on_core import LINEAR, RELU, TANH, backward, by_isa, check_against_numpy, core, program
 
 # A stem of 2.7 M and branches of 0.27 M elements for the second pass, and two branches beside them; odd everywhere.
 WIDE = split_dense_plan(2601, [514, 513, 7, 1], [530, 519, 5, 3], LINEAR, TANH)
@@ -23,7 +23,7 @@ def test_values_and_gradients(name, rows):
     check_against_numpy(fill(PLANS[name], rows, np.random.default_rng(1)), bound=1e-10)
 
 
-@pytest.mark.parametrize("rows", ROWS)
+@by_isa("rows", ROWS, spared=(3, 250, 300, 1700))  # how rows are shared is no matter of the instruction set
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("save", [True, pytest.param(False, marks=pytest.mark.full)], ids=["saved", "recomputed"])
 def test_bits_do_not_depend_on_threads(isa, rows, name, save):

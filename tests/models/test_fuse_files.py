@@ -142,8 +142,8 @@ def graph_ops(path):
 
 
 @pytest.mark.parametrize("how", ["model.export", "tf.saved_model.save"])
-def test_saved_models_hold_no_op_of_ours(how, model, backend, tmp_path):
-    fused = fs.fuse(model, backend=backend)
+def test_saved_models_hold_no_op_of_ours(how, model, backend_in_grids, tmp_path):
+    fused = fs.fuse(model, backend=backend_in_grids)
     expected = fused(X)
     if how == "model.export":
         fused.export(str(tmp_path / "saved"))
