@@ -83,6 +83,25 @@ def test_metrics_of_classes(units):
     check(lambda: of_times(units, activation), compiled, X, y, sample_weight=W, **OPTIONS)
 
 
+@pytest.mark.parametrize("weights", [None, W, W[:, :1]], ids=["none", "each", "a row"])
+def test_metrics_of_one_hot_classes(weights):
+    def metrics():
+        m = keras.metrics
+        return ["accuracy", m.BinaryAccuracy(threshold=0.3), m.RootMeanSquaredError(), m.CategoricalCrossentropy()]
+
+    y = np.eye(3)[classes(3, ROWS * TIMES).reshape(ROWS, TIMES)]
+    compiled = sgd("categorical_crossentropy", metrics=metrics, weighted_metrics=metrics)
+    check(lambda: of_times(3, "softmax"), compiled, X, y, sample_weight=weights, **OPTIONS)
+
+
+def test_one_position():
+    y, w = classes(3, ROWS).reshape(ROWS, 1), W[:, :1]
+    compiled = sgd("sparse_categorical_crossentropy", metrics=["accuracy"], weighted_metrics=["accuracy"])
+    check(lambda: of_times(3, "softmax", (1, 6)), compiled, X[:, :1], y, sample_weight=w, **OPTIONS)
+    compiled = sgd(metrics=["mae"], weighted_metrics=["mae"])
+    check(lambda: of_times(1, None, (1, 6)), compiled, X[:, :1], Y[:, :1, :1], sample_weight=w, **OPTIONS)
+
+
 @pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size", "mean_with_sample_weight"])
 @pytest.mark.parametrize("columns", [TIMES, 1])
 def test_sample_weights(reduction, columns):
