@@ -23,6 +23,7 @@ from rich.console import Console
 
 from fusedsplit.bench.harness import Timing
 from fusedsplit.bench.program import ProviderUnavailable
+from fusedsplit.loops import _keras_private as private
 
 _STEPS = 12
 
@@ -64,6 +65,8 @@ def test_the_loss_is_keras_own(task: Flights) -> None:
 
 @pytest.mark.parametrize("name", ["keras-64-jit", "fused-keras"])
 def test_a_trainee_trains_as_keras_does(task: Flights, keras_loss: float, name: str) -> None:
+    if name == "keras-64-jit" and private.counts_steps_past_the_end():
+        pytest.skip("this Keras writes an execution's steps out one by one, and TensorFlow refuses 64")
     trainee = _keras(name, task)
     loss = task.loss(trainee.train(_STEPS))
     assert contest.disagreements({"keras": keras_loss, name: loss}) == {}

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from fusedsplit.backends import op as custom_op
 from fusedsplit.bench import ceilings, harness, ladder
 from fusedsplit.bench.harness import Timing
 from fusedsplit.bench.program import ProviderUnavailable
@@ -92,6 +93,9 @@ class TensorFlow(Peer):
                 missing[name] = str(error)
         if "op" not in missing:
             self.functions["op-eager"] = programs.shortest()
+            in_xla = custom_op.xla_problem()
+            if in_xla is not None:
+                missing["op-xla"] = in_xla
         return missing
 
     def _add(self, name: str, program: Callable[..., Any]) -> None:
@@ -107,7 +111,8 @@ class TensorFlow(Peer):
             return
         self.functions[f"{name}-graph"] = plain
         self.functions[f"{name}-concrete"] = plain.get_concrete_function()
-        self.functions[f"{name}-xla"] = compiled.get_concrete_function()
+        if name != "op" or custom_op.xla_problem() is None:
+            self.functions[f"{name}-xla"] = compiled.get_concrete_function()
 
     def bind(self, inputs: Sequence[np.ndarray]) -> dict[str, Bound]:
         xs = [tf.constant(x) for x in inputs]
