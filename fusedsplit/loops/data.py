@@ -118,7 +118,7 @@ class Inputs:
             x, (dtype, _) = flat[place], self.specs[place]
             if x.shape[: self.lead] != leading:
                 raise NotNative("the inputs have different rows")
-            x = x.astype(dtype, copy=False).reshape(math.prod(leading), -1)
+            x = x.astype(dtype, copy=False).reshape(math.prod(leading), math.prod(x.shape[self.lead :]))
             found.append(np.ascontiguousarray(x, self._dtype))
         return found
 

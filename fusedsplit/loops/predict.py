@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from fusedsplit.loops import _keras_private as private
@@ -70,10 +71,10 @@ class Forward:
 
 
 def _held(sources: Sequence[Any]) -> list[np.ndarray]:
-    """What sources hold that are variables or arrays."""
+    """What sources hold: variables, arrays, and kernels that are computed where there is LoRA."""
     held = [source.read() for source in sources]
-    variables = iter(read_all([private.tf_variable(x) for x in held if not isinstance(x, np.ndarray)]))
-    return [x if isinstance(x, np.ndarray) else next(variables) for x in held]
+    variables = iter(read_all([private.tf_variable(x) for x in held if isinstance(x, keras.Variable)]))
+    return [next(variables) if isinstance(x, keras.Variable) else np.asarray(x) for x in held]
 
 
 def _forward(model: Any) -> Forward:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from fusedsplit.loops import _keras_private as private
@@ -140,6 +141,8 @@ class ArraySource:
 class StreamSource:
     """Anything else that Keras takes, a batch at a time, through its own adapters.
 
+    A batch of no rows, such as a PyDataset of one batch too many gives, is no step.
+
     Args:
         batches: of Keras' adapters.
         read: x, y and sample weights -> a batch as the core reads it.
@@ -157,8 +160,13 @@ class StreamSource:
 
     def epoch(self, whole: bool) -> Iterator[Execution]:
         for first, batches in self._batches.epoch():
-            found = [self._read(*private.unpack(batch)) for batch in batches]
+            read = (private.unpack(batch) for batch in batches)
+            found = [self._read(x, y, sample_weight) for x, y, sample_weight in read if _has_rows(x)]
             yield Execution(first, [Piece(batch, None, batch.rows) for batch in found])
 
     def restart(self) -> None:
         self._batches.restart()
+
+
+def _has_rows(x: Any) -> bool:
+    return all(part.shape[0] != 0 for part in keras.tree.flatten(x) if len(part.shape))

@@ -141,6 +141,36 @@ def test_a_dataset_of_unknown_length():
     assert by_keras.model.optimizer.iterations.numpy() > 6
 
 
+class OneTooMany(Sequence):
+    """The last batch is one of no rows."""
+
+    def __len__(self):
+        return super().__len__() + 1
+
+
+def test_a_batch_of_no_rows_is_no_step(expected):
+    assert_same(expected, native(OneTooMany()))
+    found = [
+        run(branches, sgd(), lambda model: model.evaluate(data, verbose=0), "native").result  # noqa: B023
+        for data in (Sequence(), OneTooMany())
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "test_on_batch"])
+def test_no_rows_at_all_go_to_keras(method):
+    def ends(loop):
+        options = {} if method == "test_on_batch" else {"verbose": 0}
+        try:
+            # Eagerly, Keras' fit fails where it does not otherwise.
+            run(branches, sgd(run_eagerly=False), lambda model: getattr(model, method)(X[:0], Y[:0], **options), loop)
+        except Exception as error:  # noqa: BLE001
+            return type(error)
+        return None
+
+    assert ends("auto") is ends("keras")
+
+
 @pytest.mark.parametrize("execution", [1, 2, 4])
 @pytest.mark.parametrize("steps", [None, 2, 3])
 def test_steps(steps, execution):

@@ -38,6 +38,20 @@ def shaped():
     return keras.Model(x, Reshape((2, 4))(Dense(8)(h)))
 
 
+class Batches(keras.utils.PyDataset):
+    """One batch too many, of no rows."""
+
+    def __init__(self, *arrays):
+        super().__init__()
+        self._arrays = arrays
+
+    def __len__(self):
+        return ROWS // 16 + 2
+
+    def __getitem__(self, index):
+        return tuple(a[index * 16 : index * 16 + 16] for a in self._arrays)
+
+
 def both(make, *data, method="predict", **options):
     model = fs.fuse(make())
     found = []
@@ -110,6 +124,22 @@ def test_weights_are_read_at_the_call():
     assert not np.allclose(before, after)
     model.loop = "keras"
     close(model.predict(X, verbose=0), after, 1e-12)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_on_batch"])
+def test_kernels_that_lora_computes(method):
+    def with_lora():
+        model = branches()
+        layer = model.get_layer("left")
+        layer.enable_lora(2)
+        layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
+        return model
+
+    both(with_lora, X, method=method)
+
+
+def test_batches_of_no_rows():
+    both(branches, Batches(X))
 
 
 def test_what_is_given_out_is_the_callers():
