@@ -21,6 +21,7 @@ def lower(call: Call, program: RowProgram, views: Mapping[Tensor, View]) -> list
 
     Raises:
         NotRowWise: with the reason why there is no row program for it.
+        TypeError: if a registered lowering gives something else than views.
     """
     args, kwargs = call.arguments(views)
     # Keras 3.5 notes a list of None where a list of tensors has no masks.
@@ -31,7 +32,12 @@ def lower(call: Call, program: RowProgram, views: Mapping[Tensor, View]) -> list
         lambdas.lower_call(call, program, args, kwargs) if lambdas.traces(call) else _layer(call, program, args, kwargs)
     )
     found = keras.tree.flatten(outputs)
-    for view, tensor in zip(found, call.outputs, strict=True):
+    if len(found) != len(call.outputs) or not all(isinstance(view, View) for view in found):
+        raise TypeError(
+            f"{call}: expected a lowering that gives a View for each of its {len(call.outputs)} outputs. "
+            f"Received: {outputs!r}"
+        )
+    for view, tensor in zip(found, call.outputs):
         if view.shape != tensor.shape[program.lead :]:
             raise NotRowWise(f"its rows come out as {view.shape}, where Keras says {tensor.shape}")
     return found

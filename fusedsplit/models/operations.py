@@ -45,13 +45,15 @@ def register(*classes: type) -> Callable[[Lowering], Lowering]:
         `View` in the place of each tensor, and adds what the layer computes to the `RowProgram`.
 
     Raises:
-        TypeError: if one of the classes is no layer class.
+        TypeError: if one of the classes is no layer class, or what is decorated no function.
     """
     for cls in classes:
         if not (isinstance(cls, type) and issubclass(cls, kl.Layer)):
             raise TypeError(f"expected subclasses of keras.layers.Layer. Received: {cls!r}")
 
     def decorate(lowering: Lowering) -> Lowering:
+        if not callable(lowering):
+            raise TypeError(f"expected a function (layer, program, *args). Received: {lowering!r}")
         for cls in classes:
             _LOWERINGS[cls] = lowering
         return lowering

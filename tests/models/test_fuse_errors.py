@@ -6,6 +6,7 @@ import pytest
 from keras import layers as kl
 
 import fusedsplit as fs
+from fusedsplit.models import operations
 from tests.models import keras_models as models
 
 
@@ -172,3 +173,25 @@ def test_keras_on_something_else(monkeypatch):
     model = models.functional()
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     refused(ValueError, ["Keras to run on TensorFlow", "KERAS_BACKEND=tensorflow", "'jax'"], model)
+
+
+@pytest.mark.parametrize("given", [None, 3.0, []])
+def test_a_lowering_that_gives_no_view(given, monkeypatch):
+    class Halve(kl.Layer):
+        def call(self, x):
+            return x * 0.5
+
+    monkeypatch.setattr(operations, "_LOWERINGS", dict(operations._LOWERINGS))
+    fs.fuse.register(Halve)(lambda layer, program, x: given)
+    x = keras.Input((4,))
+    model = keras.Model(x, kl.Dense(2)(Halve(name="mine")(kl.Dense(4, activation="relu")(x))))
+    with pytest.raises(TypeError, match="mine.*a View for each of its 1 outputs. Received: "):
+        fs.fuse(model)(np.ones((2, 4), "float32"))
+
+
+def test_a_lowering_that_is_no_function():
+    class Halve(kl.Layer):
+        pass
+
+    with pytest.raises(TypeError, match="expected a function .*Received: 0.5"):
+        fs.fuse.register(Halve)(0.5)
