@@ -16,7 +16,7 @@ from fusedsplit.layers.computation import LayerComputation, SpecComputation
 from fusedsplit.layers.spec import SplitSpec
 from fusedsplit.tools import check_against, check_model, check_predictor
 from fusedsplit.tools.check_report import ORDERS, CheckReport, usable_backends, worst_row
-from fusedsplit.tools.derivatives import derivatives, largest_errors
+from fusedsplit.tools.derivatives import derivatives, largest_errors, unit_roundoff
 
 Tensors = list[np.ndarray]
 
@@ -111,8 +111,7 @@ def _check_layer(
     exact = case.run(computation.unfused, "float64")
     unfused = case.run(computation.unfused, dtype)
     magnitude = case.run(computation.magnitude, "float64", absolute=True)
-    unit = float(np.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) / 2
-    roundoff = 2 * unit * computation.depth
+    roundoff = 2 * unit_roundoff(dtype) * computation.depth
     rows = []
     for name in usable:
         found = case.run(functools.partial(dispatch.run, computation, backend=name), dtype)

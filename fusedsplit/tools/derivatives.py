@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
@@ -121,7 +122,7 @@ class Point:
     def unit(self) -> float:
         """The unit roundoff of the coarsest dtype in it."""
         kinds = {a.dtype for a in self.arrays if is_float(a)}
-        return max(float(np.finfo(tf.as_dtype(kind).as_numpy_dtype).eps) / 2 for kind in kinds)
+        return max(map(unit_roundoff, kinds))
 
 
 class Program:
@@ -227,6 +228,11 @@ class TracedProgram:
         return {
             order: [np.asarray(next(rest), np.float64) for _ in range(self._lengths[order])] for order in self.orders
         }
+
+
+def unit_roundoff(dtype: Any) -> float:
+    """Of a floating dtype, bfloat16 among them."""
+    return float(ml_dtypes.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) / 2
 
 
 def largest_errors(found: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> list[float]:

@@ -223,6 +223,14 @@ def test_a_wrong_backend_fails_but_not_in_float64(pair, monkeypatch):
     assert [(row.backend, row.order) for row in report.rows if not row.ok] == [("tf", "value")]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype):
+    x = keras.Input((6,), dtype=dtype)
+    h = kl.Dense(4, activation="relu", dtype=dtype)(x)
+    report = fs.check(keras.Model(x, kl.Dense(3, dtype=dtype)(h)), backends=["tf"])
+    assert report.ok, report
+
+
 def test_dicts_that_are_not_sorted():
     """Keras orders them by their keys, a predictor as they are: both are fed and read in the right order."""
     inputs = {name: keras.Input((size,), name=name) for name, size in (("b", 4), ("a", 3), ("unused", 2))}
