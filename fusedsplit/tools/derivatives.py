@@ -232,7 +232,7 @@ class TracedProgram:
 
 def unit_roundoff(dtype: Any) -> float:
     """Of a floating dtype, bfloat16 among them."""
-    return float(ml_dtypes.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) / 2
+    return float(ml_dtypes.finfo(tf.as_dtype(dtype).as_numpy_dtype).eps) / 2  # type: ignore[no-untyped-call]
 
 
 def largest_errors(found: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> list[float]:
