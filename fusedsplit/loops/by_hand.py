@@ -59,7 +59,9 @@ class Trainer:
         self._params: list[np.ndarray] | None = None
 
     def _refused(self, reason: NotNative) -> ValueError:
-        return ValueError(f"expected a model that the core trains. Received: {self._model.name!r}: {reason}")
+        return ValueError(
+            f"expected a model, compiled and given data, that the core trains. Received: {self._model.name!r}: {reason}"
+        )
 
     def __enter__(self) -> Trainer:
         return self
