@@ -264,7 +264,8 @@ def test_predict_with_several_inputs_and_outputs(here, rng):
     ("arguments", "message"),
     [
         (["no.fs", "in.npy", "out.npy"], "No such file"),
-        (["in.npy", "in.npy", "out.npy"], "expected the file of a Predictor"),
+        (["in.npy", "in.npy", "out.npy"], "in.npy: expected the file of a Predictor"),
+        (["plain.keras", "in.npy", "out.npy"], "other bytes; `fusedsplit convert` makes one from it"),
         (["model.fs", "in.npy"], "expected 1 files of inputs and 1 of outputs. Received: 1 files"),
         (["model.fs", "model.fs", "out.npy"], "expected a .npy file of numbers"),
         (["model.fs", "text.npy", "out.npy"], "expected a .npy file of numbers"),
@@ -280,6 +281,7 @@ def test_predict_says_what_is_wrong(predictor_file, here, arguments, message, ca
     np.save("in.npy", np.zeros((4, 5), "float32"))
     np.save("wide.npy", np.zeros((4, 6), "float32"))
     np.save("text.npy", np.array(["a"]))
+    (here / "plain.keras").write_bytes(b"PK")
     before = set(here.iterdir())
     assert main(["predict", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusedsplit.native import structure
+from fusedsplit.native.file_format import FileFormatError
 from fusedsplit.native.predictor import Predictor
 
 # Bytes of inputs and outputs that go at a time.
@@ -45,11 +46,10 @@ def predict_files(
         What was done.
 
     Raises:
-        PredictError: if the files are not what the model takes, or must not be written.
-        ValueError: if `model` is no predictor's file.
+        PredictError: if `model` is no predictor's file, or the files are not what it takes, or must not be written.
         OSError: if a file cannot be read or written.
     """
-    predictor = Predictor.load(model, threads=threads)
+    predictor = _loaded(model, threads)
     takes, gives = (list(structure.leaves(tree)) for tree in (predictor.inputs, predictor.outputs))
     if len(files) != len(takes) + len(gives):
         raise PredictError(
@@ -69,6 +69,14 @@ def predict_files(
     rows = int(np.prod(fronts[0], dtype=np.int64))
     written = ", ".join(f"{target} {shape}" for target, shape in zip(targets, shapes))
     return f"{rows:,} rows in {seconds:.2f} s -> {written}, {predictor.dtype}"
+
+
+def _loaded(model: str, threads: int | None) -> Predictor:
+    try:
+        return Predictor.load(model, threads=threads)
+    except FileFormatError as error:
+        cure = "; `fusedsplit convert` makes one from it" if model.endswith(".keras") else ""
+        raise PredictError(f"{model}: {error}{cure}") from None
 
 
 def _mapped(path: str) -> Array:
