@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras.layers import Concatenate, Dense, Dropout, Input, LayerNormalization
 
 import fusedsplit as fs
+from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops import training
 from tests.loops.cases import HEADS
 from tests.loops.side_by_side import IS_OLD, assert_same, check, classes, close, floats, run
@@ -154,7 +155,8 @@ def test_batches_of_other_lengths():
         model.fit(batches(), steps_per_epoch=3, epochs=2, verbose=0)
 
     compiled = sgd(metrics=metrics, run_eagerly=False)
-    assert_same(*(run(split_in_time, compiled, train, loop) for loop in ("keras", "native")))
+    natively = "auto" if private.counts_steps_past_the_end() else "native"  # generators are left to such a Keras
+    assert_same(*(run(split_in_time, compiled, train, loop) for loop in ("keras", natively)))
 
 
 def test_evaluate_and_a_step_by_hand():
