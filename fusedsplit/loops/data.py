@@ -178,6 +178,19 @@ def by_key(value: Any, names: Sequence[str], given: set[str], what: str) -> list
     return [value.get(name) for name in names]
 
 
+def batch_size(given: Any, rows: int, steps: int | None) -> int:
+    """Rows of a batch of arrays: as given, or 32, or what makes so many steps.
+
+    Raises:
+        NotNative: if it is no number of rows, of which Keras makes what it makes.
+    """
+    if given is None:
+        return -(-rows // steps) if steps else 32
+    if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
+        raise NotNative(f"batch_size is {given!r}")
+    return int(given)
+
+
 def target(y: np.ndarray, within: tuple[int, ...], width: int, dtype: str) -> np.ndarray:
     """What an output is to be, (rows of the core, width) in the plan's dtype.
 

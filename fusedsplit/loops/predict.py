@@ -12,7 +12,7 @@ import numpy as np
 from fusedsplit.loops import _keras_private as private
 from fusedsplit.loops import choice, given
 from fusedsplit.loops.callbacks import Watch
-from fusedsplit.loops.data import Inputs
+from fusedsplit.loops.data import Inputs, batch_size
 from fusedsplit.loops.reasons import NotNative
 from fusedsplit.loops.variables import read_all
 from fusedsplit.native import library
@@ -120,7 +120,7 @@ class Prediction:
             rows = len(flat[0])
             if not rows or any(len(a) != rows for a in flat):
                 raise NotNative("there are no rows, or not equally many of each input")
-            self._size = arguments["batch_size"] or (-(-rows // steps) if steps else 32)
+            self._size = batch_size(arguments["batch_size"], rows, steps)
             self._steps = steps or -(-rows // self._size)
             self._flat: list[np.ndarray] | None = [a[: self._steps * self._size] for a in flat]
         else:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from fusedsplit.loops import _keras_private as private
-from fusedsplit.loops.data import Batch
+from fusedsplit.loops.data import Batch, batch_size
 
 
 class Piece(NamedTuple):
@@ -68,9 +68,7 @@ class ArraySource:
         self, batch: Batch, size: int | None, steps_per_epoch: int | None, shuffle: Any = False, execution: int = 1
     ):
         self._batch = batch
-        if not size:
-            size = -(-batch.rows // steps_per_epoch) if steps_per_epoch else 32
-        self._size = int(size)
+        self._size = batch_size(size, batch.rows, steps_per_epoch)
         self.batches = -(-batch.rows // self._size)
         self._steps_per_epoch = steps_per_epoch
         self._shuffle = shuffle

@@ -164,7 +164,9 @@ class Predictor:
     @classmethod
     def from_bytes(cls, data: bytes, *, threads: int | None = None) -> Predictor:
         """As `load`, from the bytes of a file."""
-        content = file_format.decode(data)
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"expected the bytes of a predictor's file. Received: {data!r}")
+        content = file_format.decode(bytes(data))
         predictor = cls.__new__(cls)
         predictor._make(content, threads)
         _check_results(content, predictor._frozen)

@@ -16,7 +16,7 @@ from fusedsplit.layers.computation import LayerComputation, SpecComputation
 from fusedsplit.layers.spec import SplitSpec
 from fusedsplit.tools import check_against, check_model, check_predictor
 from fusedsplit.tools.check_report import ORDERS, CheckReport, usable_backends, worst_row
-from fusedsplit.tools.derivatives import derivatives, largest_errors, unit_roundoff
+from fusedsplit.tools.derivatives import derivatives, largest_errors, true_gelu, unit_roundoff
 
 Tensors = list[np.ndarray]
 
@@ -78,10 +78,14 @@ def check(
         A `CheckReport`: `.ok`, `.rows`, printable.
 
     Raises:
-        TypeError: if `layer` is nothing that can be checked.
+        TypeError: if `layer` is nothing that can be checked, or `backends` one name.
         ValueError: if the layer is not built or can only run its sub-layers, the model's graph cannot be seen, the two
-            models have other inputs, outputs or weights, or a named backend cannot run.
+            models have other inputs, outputs or weights, a named backend cannot run, or `batch` is below one.
     """
+    if isinstance(backends, str):
+        raise TypeError(f"expected a sequence of backends' names. Received: {backends!r}")
+    if inputs is None and batch < 1:
+        raise ValueError(f"expected a batch of one row or more. Received: {batch!r}")
     if against is not None:
         return check_against.check(layer, against, inputs, training, batch, backends, seed)
     if isinstance(layer, keras.Model):
@@ -108,7 +112,8 @@ def _check_layer(
         operands = _random_operands(spec, inputs, rng)
     case = _Case(operands, spec.output_widths, rng)
     usable, skipped = usable_backends(computation, backends)
-    exact = case.run(computation.unfused, "float64")
+    with true_gelu():
+        exact = case.run(computation.unfused, "float64")
     unfused = case.run(computation.unfused, dtype)
     magnitude = case.run(computation.magnitude, "float64", absolute=True)
     roundoff = 2 * unit_roundoff(dtype) * computation.depth

@@ -157,18 +157,32 @@ def test_a_batch_of_no_rows_is_no_step(expected):
     assert found[0] == found[1]
 
 
+def ends(loop, act):
+    """The kind of error in which it ends, or None."""
+    try:
+        run(branches, sgd(run_eagerly=False), act, loop)  # eagerly, Keras' fit fails where it does not otherwise
+    except Exception as error:  # noqa: BLE001
+        return type(error)
+    return None
+
+
 @pytest.mark.parametrize("method", ["fit", "evaluate", "test_on_batch"])
 def test_no_rows_at_all_go_to_keras(method):
-    def ends(loop):
-        options = {} if method == "test_on_batch" else {"verbose": 0}
-        try:
-            # Eagerly, Keras' fit fails where it does not otherwise.
-            run(branches, sgd(run_eagerly=False), lambda model: getattr(model, method)(X[:0], Y[:0], **options), loop)
-        except Exception as error:  # noqa: BLE001
-            return type(error)
-        return None
+    def act(model):
+        getattr(model, method)(X[:0], Y[:0], **({} if method == "test_on_batch" else {"verbose": 0}))
 
-    assert ends("auto") is ends("keras")
+    assert ends("auto", act) is ends("keras", act)
+
+
+@pytest.mark.parametrize("size", [8.0, -1, 0, True], ids=repr)
+@pytest.mark.parametrize("method", ["fit", "predict"])
+def test_what_is_no_number_of_rows_goes_to_keras(method, size):
+    def act(model):
+        getattr(model, method)(*(X, Y)[: 2 if method == "fit" else 1], batch_size=size, verbose=0)
+
+    assert ends("auto", act) is ends("keras", act)
+    with pytest.raises(ValueError, match=f"batch_size is {size!r}"):
+        run(branches, sgd(), act, "native")
 
 
 @pytest.mark.parametrize("execution", [1, 2, 4])

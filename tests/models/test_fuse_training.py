@@ -33,16 +33,26 @@ def assert_same_state(model, other, tolerance=2e-4):
             np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=tolerance, atol=tolerance / 10, err_msg=a.path)
 
 
-# Tracing is what takes the time: it stands for two optimizers, validation and another graph while training for one.
+# Tracing is what takes the time: two optimizers are traced here, and with one of them validation and a graph while
+# training that is another than at inference; the others in the full run.
 TRACED = ("adam", "ema")
+CURVES = [
+    *(pytest.param(models.functional, name, name not in TRACED, id=f"functional-{name}") for name in OPTIMIZERS),
+    *(
+        pytest.param(models.functional, name, False, id=f"functional-{name}-traced", marks=pytest.mark.full)
+        for name in OPTIMIZERS
+        if name not in TRACED
+    ),
+    pytest.param(*NORMALIZED, False, id="normalized"),
+]
 
 
-@pytest.mark.parametrize(("make", "optimizer"), [*((models.functional, o) for o in OPTIMIZERS), NORMALIZED])
-def test_one_curve(make, optimizer):
+@pytest.mark.parametrize(("make", "optimizer", "eagerly"), CURVES)
+def test_one_curve(make, optimizer, eagerly):
     plain, model = make(), make()
     model.set_weights(plain.get_weights())
     for m in (plain, model):
-        m.compile(OPTIMIZERS[optimizer](), "mse", metrics=["mae"], run_eagerly=optimizer not in TRACED)
+        m.compile(OPTIMIZERS[optimizer](), "mse", metrics=["mae"], run_eagerly=eagerly)
     options = {"validation_data": (X, Y)} if make is models.normalized else {}
     expected = [curve(plain, **options) for _ in range(3)]
     found = [curve(model, **options)]

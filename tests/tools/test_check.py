@@ -148,3 +148,22 @@ def test_the_predictor_of_a_model_is_compared():
     model = keras.Model(x, {"p": Dense(3, activation="softmax")(h), "q": Dense(2)(h)})
     rows = [row for row in fs.check(model).rows if row.backend == "predictor"]
     assert len(rows) == 1 and rows[0].ok
+
+
+def test_gelu_in_float64_is_right_though_tensorflow_rounds_its_constants():
+    layer = fs.SplitDense(
+        Dense(8, dtype="float64"), [Dense(4, activation="gelu", dtype="float64"), None], dtype="float64"
+    )
+    layer.build((None, 5))
+    report = fs.check(layer)
+    errors = {(row.backend, row.order): row.error for row in report.rows}
+    assert report.ok and errors.get(("op", "value"), 0.0) < 1e-14 and 1e-10 < errors["tf", "value"] < 1e-7
+
+
+def test_one_name_and_no_rows_are_refused():
+    layer = fs.SplitDense(Dense(4), [Dense(2), None])
+    layer.build((None, 5))
+    with pytest.raises(TypeError, match=r"sequence of backends' names. Received: 'op'"):
+        fs.check(layer, backends="op")
+    with pytest.raises(ValueError, match="one row or more. Received: 0"):
+        fs.check(layer, batch=0)

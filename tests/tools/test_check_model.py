@@ -300,3 +300,12 @@ def test_what_is_no_model_or_not_built_is_refused(model):
         fs.check(model, against=3)
     with pytest.raises(ValueError, match="`against`: expected a built model or layer. Received: 'dense.*', not built"):
         fs.check(model, against=kl.Dense(3))
+
+
+@pytest.mark.parametrize("approximate", [False, True])
+def test_gelu_in_float64_is_right_though_tensorflow_rounds_its_constants(approximate):
+    x = keras.Input((6,), dtype="float64")
+    h = keras.ops.gelu(kl.Dense(4, dtype="float64")(x), approximate=approximate)
+    report = fs.check(keras.Model(x, kl.Dense(3, dtype="float64")(h)))
+    errors = {(row.backend, row.order): row.error for row in report.rows}
+    assert report.ok and errors.get(("op", "value"), 0.0) < 1e-14 and 1e-10 < errors["tf", "value"] < 1e-7
