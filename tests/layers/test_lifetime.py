@@ -105,7 +105,11 @@ def alive(references: dict[str, weakref.ref]) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(m, marks=pytest.mark.full) if m in (merged, merged_by_a_layer) else m for m in MAKERS],
+    ids=lambda make: make.__name__,
+)
 def test_a_layer_and_what_it_holds_die(make):
     assert alive(used_and_left(make)) == []
 
