@@ -46,14 +46,20 @@ FUSEDSPLIT_INLINE void store_part(T* p, Vec<T> v, ptrdiff_t n) {
   }
 }
 
-// One term of every sum of the tile. Rows are reached from one pointer per three of them, so that the
-// addressing fits the integer registers.
+// Element (i, k) of A. Rows are reached from one pointer per three of them, so that the addressing fits the
+// integer registers.
+template <class T, bool kColumns>
+FUSEDSPLIT_INLINE T tile_element(const T* const* group, ptrdiff_t lda, int i, ptrdiff_t k) {
+  return kColumns ? group[0][k * lda + i] : group[i / 3][(i % 3) * lda + k];
+}
+
+// One term of every sum of the tile.
 template <class T, int MR, int NV, bool kColumns>
 FUSEDSPLIT_INLINE void tile_term(Vec<T> (&acc)[MR][NV], const T* const* group, ptrdiff_t lda, ptrdiff_t k,
                                  const Vec<T> (&b)[NV]) {
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
-    const Vec<T> a = set1(kColumns ? group[0][k * lda + i] : group[i / 3][(i % 3) * lda + k]);
+    const Vec<T> a = set1(tile_element<T, kColumns>(group, lda, i, k));
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) acc[i][j] = fma(a, b[j], acc[i][j]);
   }
@@ -148,8 +154,7 @@ FUSEDSPLIT_INLINE void tile_half(const TileArgs<T>& t, Vec<T> (&acc)[MR][1], con
   const auto term = [&](typename H::Vec v, ptrdiff_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
-      sums[i] =
-          H::fma(H::set1(kColumns ? group[0][k * lda + i] : group[i / 3][(i % 3) * lda + k]), v, sums[i]);
+      sums[i] = H::fma(H::set1(tile_element<T, kColumns>(group, lda, i, k)), v, sums[i]);
   };
   ptrdiff_t k = 0;
   for (; k < t.k_full; ++k, b += ldb) term(H::load(b), k);
