@@ -16,7 +16,8 @@ from fusedsplit.layers.computation import LayerComputation, SpecComputation
 from fusedsplit.layers.spec import SplitSpec
 from fusedsplit.tools import check_against, check_model, check_predictor
 from fusedsplit.tools.check_report import ORDERS, CheckReport, usable_backends, worst_row
-from fusedsplit.tools.derivatives import derivatives, largest_errors, true_gelu, unit_roundoff
+from fusedsplit.tools.derivatives import derivatives, largest_errors, unit_roundoff
+from fusedsplit.tools.float64 import true_gelu
 
 Tensors = list[np.ndarray]
 

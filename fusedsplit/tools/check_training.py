@@ -15,7 +15,7 @@ from fusedsplit.models import _keras_private as private
 from fusedsplit.models import loops
 from fusedsplit.models.fused_model import FusedModel, fuse, unfuse
 from fusedsplit.tools.check_report import Row, worst_row
-from fusedsplit.tools.derivatives import DRAWS, Tensors, largest_errors
+from fusedsplit.tools.derivatives import DRAWS, Tensors, largest_errors, unit_roundoff
 from fusedsplit.tools.float64 import Traced
 
 NAME = "training step"
@@ -93,14 +93,13 @@ class _Step:
             self._restore()
 
     def row(self, found: Tensors, depth: int, rng: np.random.Generator) -> Row:
-        dtype = self._fused.whole(training=True).region.dtype  # type: ignore[union-attr]
-        lead = self._fused.whole(training=True).region.lead  # type: ignore[union-attr]
-        given = [*self._arrays, *self._targets, np.ones(self._arrays[0].shape[:lead], dtype)]
+        region = self._fused.whole(training=True).region  # type: ignore[union-attr]
+        given = [*self._arrays, *self._targets, np.ones(self._arrays[0].shape[: region.lead], region.dtype)]
         traced = Traced(self._by_keras(given), given)
         own = _floats(traced.run(given))
         self._restore()
         exact = _floats(traced.run_in_float64(given))
-        unit = float(np.finfo(dtype).eps) / 2
+        unit = unit_roundoff(region.dtype)
 
         def change(array: np.ndarray) -> np.ndarray:
             return array * (1 + unit * rng.choice((-1.0, 1.0), size=array.shape))

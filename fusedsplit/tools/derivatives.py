@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from fusedsplit.tools.check_report import ORDERS
-from fusedsplit.tools.float64 import Traced, is_float
+from fusedsplit.tools.float64 import Traced, in_tf_nn, is_float
 
 Tensors = list[np.ndarray]
 DRAWS = 8
@@ -80,35 +79,8 @@ def true_moments() -> Iterator[list[str]]:
         variance = tf.reduce_mean(tf.square(x - mean), axes, keepdims=keepdims)
         return (mean if keepdims else tf.squeeze(mean, axes)), variance
 
-    with _in_tf_nn("moments", moments):
+    with in_tf_nn("moments", moments):
         yield notes
-
-
-@contextlib.contextmanager
-def true_gelu() -> Iterator[None]:
-    """Within it `tf.nn.gelu` has its constants in its argument's dtype, where TensorFlow rounds them to float32 first.
-
-    Not for several threads at once.
-    """
-
-    def gelu(features: Any, approximate: bool = False, name: Any = None) -> Any:
-        x = tf.convert_to_tensor(features)
-        if approximate:
-            return 0.5 * x * (1 + tf.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x**3)))
-        return 0.5 * x * (1 + tf.math.erf(x / 2**0.5))
-
-    with _in_tf_nn("gelu", gelu):
-        yield
-
-
-@contextlib.contextmanager
-def _in_tf_nn(name: str, function: Callable[..., Any]) -> Iterator[None]:
-    original = getattr(tf.nn, name)
-    setattr(tf.nn, name, function)
-    try:
-        yield
-    finally:
-        setattr(tf.nn, name, original)
 
 
 class State:
@@ -221,15 +193,12 @@ class TracedProgram:
             lengths.update((order, len(ts)) for order, ts in found.items())
             return [t for ts in found.values() for t in ts]
 
-        traced = exact = Traced(function, point.arrays)
-        if any(a.dtype == np.float64 for a in point.arrays):  # in coarser dtypes the constants' rounding is nothing
-            with true_gelu():
-                exact = Traced(function, point.arrays)
-        self._exact, self._lengths = exact, lengths
+        traced = Traced(function, point.arrays)
+        self._traced, self._lengths = traced, lengths
         program._state.restore()
         own = self._by_order(traced.run(point.arrays))
         program._state.restore()
-        self.exact = self._by_order(exact.run_in_float64(point.arrays))
+        self.exact = self._by_order(traced.run_in_float64(point.arrays))
         self.own_errors = {order: largest_errors(own[order], self.exact[order]) for order in orders}
 
     def roundoff(self, unit: float, depth: int, rng: np.random.Generator) -> dict[str, list[float]]:
@@ -243,7 +212,7 @@ class TracedProgram:
         def change(array: np.ndarray) -> np.ndarray:
             return array * (1 + unit * rng.choice((-1.0, 1.0), size=array.shape))
 
-        draws = [self._by_order(self._exact.run_in_float64(self._point.arrays, change)) for _ in range(DRAWS)]
+        draws = [self._by_order(self._traced.run_in_float64(self._point.arrays, change)) for _ in range(DRAWS)]
         largest = {
             order: np.max([largest_errors(draw[order], self.exact[order]) for draw in draws], axis=0)
             for order in self.orders

@@ -3,14 +3,16 @@
 The function is traced once, in its own dtype, its gradients included; then every floating type and constant of that
 graph becomes a double, and every float32 variable that it reads a float64 copy. So it is the function's own
 computation, whatever layers, Lambdas, operations and registered gradients it is made of, and no plan of fusedsplit's.
-Constants keep the value that the function's dtype rounds them to. Random operations draw in their own dtype, so that
-the same numbers come out.
+Constants keep the value that the function's dtype rounds them to; those of gelu in float64, which TensorFlow rounds to
+float32, are exact. Random operations draw in their own dtype, so that the same numbers come out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,34 @@ import tensorflow as tf
 Arrays = list[np.ndarray]
 _FLOATS = {tf.float32.as_datatype_enum, tf.float16.as_datatype_enum, tf.bfloat16.as_datatype_enum}
 _names = itertools.count()
+
+
+@contextlib.contextmanager
+def true_gelu() -> Iterator[None]:
+    """Within it `tf.nn.gelu` has its constants in its argument's dtype, where TensorFlow rounds them to float32 first.
+
+    Not for several threads at once.
+    """
+
+    def gelu(features: Any, approximate: bool = False, name: Any = None) -> Any:
+        x = tf.convert_to_tensor(features)
+        if approximate:
+            return 0.5 * x * (1 + tf.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x**3)))
+        return 0.5 * x * (1 + tf.math.erf(x / 2**0.5))
+
+    with in_tf_nn("gelu", gelu):
+        yield
+
+
+@contextlib.contextmanager
+def in_tf_nn(name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Within it `tf.nn` has another function by a name. Not for several threads at once."""
+    original = getattr(tf.nn, name)
+    setattr(tf.nn, name, function)
+    try:
+        yield
+    finally:
+        setattr(tf.nn, name, original)
 
 
 class Traced:
@@ -30,10 +60,13 @@ class Traced:
     """
 
     def __init__(self, function: Callable[[list[tf.Tensor]], list[tf.Tensor]], arrays: Sequence[np.ndarray]):
-        signature = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
+        self._signature = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
         self._kept = function  # which keeps the variables that the graph knows weakly
-        self._function = tf.function(function, autograph=False).get_concrete_function(signature)
+        self._function = self._trace()
         self._double: _Double | None = None
+
+    def _trace(self) -> Any:
+        return tf.function(self._kept, autograph=False).get_concrete_function(self._signature)
 
     def run(self, arrays: Sequence[np.ndarray]) -> Arrays:
         """The outputs in the function's own dtype, as float64 arrays where they are floats."""
@@ -44,7 +77,11 @@ class Traced:
     ) -> Arrays:
         """The outputs in float64; `change` is applied to all that is float: each array, and each variable's value."""
         if self._double is None:
-            self._double = _Double(self._function)
+            exact = self._function
+            if any(spec.dtype == tf.float64 for spec in self._signature):  # in coarser dtypes their rounding is nothing
+                with true_gelu():
+                    exact = self._trace()
+            self._double = _Double(exact)
         return self._double.run(arrays, change or (lambda array: array))
 
 
