@@ -223,6 +223,13 @@ def test_weights_that_do_not_give_the_test_rows(files):
         Predictor.from_bytes(file_format.encode(wrong))
 
 
+def test_any_bytes_are_taken_and_nothing_else(files):
+    for kind in (bytearray, memoryview):
+        assert Predictor.from_bytes(kind(files[0])).to_bytes() == files[0]
+    with pytest.raises(TypeError, match=r"expected the bytes of a predictor's file. Received: 'model.fs'"):
+        Predictor.from_bytes("model.fs")
+
+
 def test_few_bytes_ask_for_no_gigabytes():
     """A plan within the rules of plans, of which the core would make more than the file has any use for."""
     wide = Plan(
