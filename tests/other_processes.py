@@ -51,7 +51,7 @@ def by_search() -> dict:
 def by_dask() -> list[tuple[int, int]]:
     from dask.distributed import Client, LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster:
         with Client(cluster) as client:
             return client.gather(client.map(parameters, [4, 8]))
 
