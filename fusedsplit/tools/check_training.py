@@ -95,7 +95,7 @@ class _Step:
     def row(self, found: Tensors, depth: int, rng: np.random.Generator) -> Row:
         region = self._fused.whole(training=True).region  # type: ignore[union-attr]
         given = [*self._arrays, *self._targets, np.ones(self._arrays[0].shape[: region.lead], region.dtype)]
-        traced = Traced(self._by_keras(given), given)
+        traced = Traced(self._by_keras(given), given, exact_gelu=True)
         own = _floats(traced.run(given))
         self._restore()
         exact = _floats(traced.run_in_float64(given))

@@ -4,7 +4,7 @@ The function is traced once, in its own dtype, its gradients included; then ever
 graph becomes a double, and every float32 variable that it reads a float64 copy. So it is the function's own
 computation, whatever layers, Lambdas, operations and registered gradients it is made of, and no plan of fusedsplit's.
 Constants keep the value that the function's dtype rounds them to; those of gelu in float64, which TensorFlow rounds to
-float32, are exact. Random operations draw in their own dtype, so that the same numbers come out.
+float32, are exact where that is asked for. Random operations draw in their own dtype, so that the same numbers come out.
 """
 
 from __future__ import annotations
@@ -57,9 +57,16 @@ class Traced:
     Args:
         function: takes a list of tensors, gives a flat list of tensors; reads and changes variables as it likes.
         arrays: what it is traced on.
+        exact_gelu: whether gelu in float64 has its own constants when run in float64, and not TensorFlow's.
     """
 
-    def __init__(self, function: Callable[[list[tf.Tensor]], list[tf.Tensor]], arrays: Sequence[np.ndarray]):
+    def __init__(
+        self,
+        function: Callable[[list[tf.Tensor]], list[tf.Tensor]],
+        arrays: Sequence[np.ndarray],
+        exact_gelu: bool = False,
+    ):
+        self._exact_gelu = exact_gelu
         self._signature = [tf.TensorSpec(array.shape, array.dtype) for array in arrays]
         self._kept = function  # which keeps the variables that the graph knows weakly
         self._function = self._trace()
@@ -78,7 +85,7 @@ class Traced:
         """The outputs in float64; `change` is applied to all that is float: each array, and each variable's value."""
         if self._double is None:
             exact = self._function
-            if any(spec.dtype == tf.float64 for spec in self._signature):  # in coarser dtypes their rounding is nothing
+            if self._exact_gelu and any(spec.dtype == tf.float64 for spec in self._signature):
                 with true_gelu():
                     exact = self._trace()
             self._double = _Double(exact)
