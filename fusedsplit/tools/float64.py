@@ -4,7 +4,8 @@ The function is traced once, in its own dtype, its gradients included; then ever
 graph becomes a double, and every float32 variable that it reads a float64 copy. So it is the function's own
 computation, whatever layers, Lambdas, operations and registered gradients it is made of, and no plan of fusedsplit's.
 Constants keep the value that the function's dtype rounds them to; those of gelu in float64, which TensorFlow rounds to
-float32, are exact where that is asked for. Random operations draw in their own dtype, so that the same numbers come out.
+float32, are exact where that is asked for. Random operations draw in their own dtype, so that the same numbers come
+out.
 """
 
 from __future__ import annotations
